@@ -1,0 +1,1 @@
+"""Cameras and rigs: projection, undistortion, calibration files."""

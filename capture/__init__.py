@@ -1,0 +1,1 @@
+"""Frames in: camera sources, grabber processes, synchronization, recordings."""

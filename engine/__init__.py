@@ -1,0 +1,1 @@
+"""From pixels to per-view hands: hand model, crops, detector, landmark network."""

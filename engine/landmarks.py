@@ -1,0 +1,148 @@
+"""The default estimator: MediaPipe's hand landmark network (Zhang et al. 2020) on virtual-camera crops.
+
+All views and hands of a frame set go through the network in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamuco.calibration.camera import Camera
+from hamuco.engine.crops import BoxRule, CropCamera, crop_around, warp_crop
+from hamuco.engine.model_files import HAND_LANDMARK, model_path
+from hamuco.engine.palm_detector import MIDDLE_MCP_POINT, WRIST_POINT, PalmDetection
+from hamuco.engine.runtime import Network
+
+FloatArray = NDArray[np.float64]
+
+CROP_SIZE = 224
+
+# The two ways a crop is laid around a hand, with the margins that the network was trained for: around the palm points
+# and knuckles of a hand known from before, or around a palm box from the detector.
+_HAND_RULE = BoxRule(scale=2.0, shift=0.1)
+_PALM_RULE = BoxRule(scale=2.6, shift=0.5)
+_HAND_BOX_JOINTS = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]
+_WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP = 0, 5, 9, 13
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """One hand's crop in one view.
+
+    Attributes:
+        camera: the real camera.
+        crop: the virtual camera.
+        track_id: the track that predicted it; None for a fresh detection.
+    """
+
+    camera: Camera
+    crop: CropCamera
+    track_id: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewHand:
+    """What the network says of one region.
+
+    Attributes:
+        region: where it looked.
+        rays: (21, 3) unit directions of the joints in the world, from the camera's centre.
+        pixels: (21, 2) the same in px of the distorted image.
+        presence: 0 to 1, that there is a hand in the crop.
+        right: 0 to 1, that it is anatomically a right hand.
+        pixel_scale: px of the image per px of the crop; the network's error is constant in the crop, not in the image.
+        model_joints: (21, 3) m, the network's own guess of the hand's 3D shape, in world axes about the hand's middle.
+    """
+
+    region: Region
+    rays: FloatArray
+    pixels: FloatArray
+    presence: float
+    right: float
+    pixel_scale: float
+    model_joints: FloatArray
+
+
+def region_from_joints(camera: Camera, joints_world: FloatArray, track_id: int | None) -> Region | None:
+    """The region in which a hand with joints (21, 3) m, world, shows; None where this camera cannot see it."""
+    points = camera.to_camera(joints_world)
+    middle = points[[_WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP]].mean(axis=0)
+    if middle[2] <= 0:
+        return None
+    pixel = camera.project_camera(middle)
+    if not (np.isfinite(pixel).all() and (pixel > -0.5).all() and (pixel < np.array(camera.size) - 0.5).all()):
+        return None
+    knuckles = ((points[_INDEX_MCP] + points[_RING_MCP]) / 2 + points[_MIDDLE_MCP]) / 2
+    crop = crop_around(points[_HAND_BOX_JOINTS], np.stack([points[_WRIST], knuckles]), _HAND_RULE, CROP_SIZE)
+    return None if crop is None else Region(camera, crop, track_id)
+
+
+def region_from_palm(camera: Camera, palm: PalmDetection) -> Region | None:
+    """The region of the hand whose palm was detected."""
+    left, top, right, bottom = palm.box
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    up = palm.points[[WRIST_POINT, MIDDLE_MCP_POINT]]
+    normalized = camera.undistort(np.concatenate([corners, up]))
+    directions = np.concatenate([normalized, np.ones((len(normalized), 1))], axis=1)
+    # The rule speaks of the detector's own upright square, not of the box around its turned corners.
+    centre, half = directions[:4, :2].mean(axis=0), float(np.ptp(directions[:4, :2], axis=0).max()) / 2
+    toward = directions[5, :2] - directions[4, :2]
+    length = float(np.hypot(*toward))
+    if length < 1e-9:
+        return None
+    y, x = toward / length, np.array([-toward[1], toward[0]]) / length
+    square = np.array([centre + half * (a * x + b * y) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))])
+    square = np.concatenate([square, np.ones((4, 1))], axis=1)
+    crop = crop_around(square, directions[4:], _PALM_RULE, CROP_SIZE)
+    return None if crop is None else Region(camera, crop, None)
+
+
+class LandmarkEstimator:
+    """Runs the landmark network on the regions of one frame set."""
+
+    name = "landmarks"
+
+    def __init__(self) -> None:
+        self._network = Network(model_path(HAND_LANDMARK))
+
+    def warm_up(self, count: int) -> None:
+        """Run every batch size up to `count` once: the first run of a new size takes ten times longer."""
+        for size in range(1, count + 1):
+            self._network(np.zeros((size, CROP_SIZE, CROP_SIZE, 3), np.uint8))
+
+    def crop(self, regions: Sequence[Region], images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR."""
+        batch = np.empty((len(regions), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        for out, region, image in zip(batch, regions, images, strict=True):
+            warp_crop(image, region.camera, region.crop, out)
+        return batch
+
+    def __call__(self, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:
+        """Landmarks of crops (n, 224, 224, 3) uint8 BGR, in the order of `regions`."""
+        if not regions:
+            return []
+        screen, presence, handedness, model = self._network(crops)
+        # The network counts from the crop's corner, we from the centre of its first pixel.
+        pixels_crop = screen.reshape(-1, 21, 3)[..., :2].astype(np.float64) - 0.5
+        hands = []
+        for index, region in enumerate(regions):
+            camera, crop = region.camera, region.crop
+            directions = crop.directions(pixels_crop[index])
+            to_world = (crop.crop_from_camera @ camera.camera_from_world[:3, :3]).T
+            hands.append(
+                ViewHand(
+                    region=region,
+                    rays=camera.world_rays(directions),
+                    pixels=camera.distort(directions[:, :2] / directions[:, 2:]),
+                    presence=float(presence[index, 0]),
+                    # The network names hands as in a mirrored selfie image; ours are not mirrored.
+                    right=1 - float(handedness[index, 0]),
+                    pixel_scale=float((camera.matrix[0, 0] + camera.matrix[1, 1]) / 2 / crop.focal),
+                    model_joints=model[index].reshape(21, 3).astype(np.float64) @ to_world.T,
+                )
+            )
+        return hands
