@@ -22,6 +22,8 @@ FloatArray = NDArray[np.float64]
 
 # Numbers of coefficients that OpenCV's pinhole model takes; the fisheye model takes exactly four.
 _PINHOLE_COEFFICIENTS = (0, 4, 5, 8, 12, 14)
+# Converged points come back to 1e-12 px, diverged ones miss by whole pixels.
+_UNDISTORT_TOLERANCE_PX = 1e-3
 
 
 class CalibrationError(ValueError):
@@ -118,7 +120,10 @@ class Camera:
         return np.asarray(pixels, np.float64).reshape(points.shape)
 
     def undistort(self, pixels: ArrayLike) -> FloatArray:
-        """Pixels (..., 2) of the distorted image -> normalized coordinates (..., 2)."""
+        """Pixels (..., 2) of the distorted image -> normalized coordinates (..., 2); NaN where no ray meets the pixel.
+
+        Some distortion polynomials fold over outside the image: no point projects to the pixels beyond the fold.
+        """
         points = np.asarray(pixels, np.float64)
         flat = points.reshape(-1, 1, 2)
         if flat.size == 0:
@@ -129,12 +134,15 @@ class Camera:
             normalized = cv2.fisheye.undistortPoints(flat, self.matrix, self.distortion, criteria=criteria)
         else:
             normalized = cv2.undistortPoints(flat, self.matrix, self.distortion, criteria=criteria)
-        return np.asarray(normalized, np.float64).reshape(points.shape)
+        normalized = np.asarray(normalized, np.float64).reshape(points.shape)
+        # Where the iteration does not converge OpenCV returns some number or -1e6, without a flag.
+        error = np.linalg.norm(self.distort(normalized) - points, axis=-1, keepdims=True)
+        return np.where(error < _UNDISTORT_TOLERANCE_PX, normalized, np.nan)
 
     def world_rays(self, directions_camera: ArrayLike) -> FloatArray:
         """Camera-frame directions (..., 3) -> unit directions (..., 3) in the world; they start at `centre`."""
         directions = np.asarray(directions_camera, np.float64) @ self.camera_from_world[:3, :3]
-        return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+        return np.asarray(directions / np.linalg.norm(directions, axis=-1, keepdims=True))
 
     def pixel_rays(self, pixels: ArrayLike) -> FloatArray:
         """Pixels (..., 2) of the distorted image -> unit directions (..., 3) in the world."""

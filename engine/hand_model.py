@@ -1,13 +1,47 @@
-"""Hand models in the layout of MANO (Romero et al., SIGGRAPH Asia 2017): blend shapes, 16 joints, linear blend skinning."""
+"""Hand models in the layout of MANO (Romero et al., SIGGRAPH Asia 2017): blend shapes, 16 joints, linear blend skinning.
+
+This is the reference implementation, in numpy and float64. With v = v_template + shapedirs · betas and J = J_regressor v:
+
+    bone b:    rotates by R_b about its joint J_b, in the frame of its parent; R_0 = global_orient
+    posed v:   sum over b of weights[b] (T_b v) + transl, T_b the bone's motion out of the rest pose
+
+so the hand turns about its own wrist joint, and zero parameters leave it where the file has it, in its mean pose.
+Bone frames are parallel to the model frame in the rest pose. The free hand's model frame is that of MANO's right hand,
+with the origin at the wrist joint of the mean shape: fingers along -x, palm towards -y, thumb on the side of +z; a
+finger flexes by a positive rotation about z.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+
+JOINTS = 16
+LANDMARKS = 21
+SHAPES = 10
+
+MODEL_JOINT_NAMES = (
+    "wrist",
+    *(f"{finger}{n}" for finger in ("index", "middle", "little", "ring", "thumb") for n in (1, 2, 3)),
+)
+"""The 16 joints, in MANO order."""
+
+MANO_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
+
+_FREE_HAND = Path(__file__).parent / "free_hand.npz"
+_MIRROR = np.array([-1.0, 1.0, 1.0])
+
+
+class HandModelError(ValueError):
+    """A hand model or its file is not what the format asks for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,6 +49,10 @@ class HandModel:
     """A right or left hand in its rest pose (all rotations zero, mean shape), metres, its own model frame.
 
     N vertices, F triangles, 16 joints in MANO order: wrist, index 1-3, middle 1-3, little 1-3, ring 1-3, thumb 1-3.
+
+    Raises:
+        HandModelError: on construction, naming the field that has a wrong shape, a value that is not finite, rows that
+            do not sum to 1, or indices out of range.
     """
 
     name: str
@@ -31,3 +69,307 @@ class HandModel:
     landmark_regressor: FloatArray  # (21, N) sparse, rows sum to 1: the landmark network's joints, on the posed mesh
     fingertips: NDArray[np.int64]  # (5,) vertex ids: thumb, index, middle, ring, little
     uv: FloatArray | None  # (N, 2)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def mirrored(self) -> HandModel:
+        """The same hand of the other side, mirrored at the plane x = 0.
+
+        Posing it with the mirrored parameters (see `mirror_parameters`) mirrors the posed mesh exactly.
+        """
+        posedirs = None
+        if self.posedirs is not None:
+            # Under x -> -x a rotation's entries change sign where exactly one of row and column is x.
+            signs = np.tile(np.outer(_MIRROR, _MIRROR).ravel(), JOINTS - 1)
+            posedirs = self.posedirs * _MIRROR[:, None] * signs
+        return replace(
+            self,
+            side="left" if self.side == "right" else "right",
+            v_template=self.v_template * _MIRROR,
+            shapedirs=self.shapedirs * _MIRROR[:, None],
+            posedirs=posedirs,
+            faces=self.faces[:, ::-1].copy(),  # mirroring turns triangles inside out
+            pose_mean=mirror_axis_angle(self.pose_mean),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandMesh:
+    """A posed hand, or hands with leading dimensions (...), metres, in the frame that `transl` is in.
+
+    Attributes:
+        vertices: (..., N, 3), or None where they were not asked for.
+        joints: (..., 16, 3) the skeleton's, in MANO order.
+        landmarks: (..., 21, 3) the landmark network's, in its order.
+    """
+
+    vertices: FloatArray | None
+    joints: FloatArray
+    landmarks: FloatArray
+
+
+def forward(
+    model: HandModel,
+    global_orient: ArrayLike,
+    hand_pose: ArrayLike,
+    betas: ArrayLike,
+    transl: ArrayLike,
+    *,
+    with_vertices: bool = True,
+) -> HandMesh:
+    """Pose the hand. Leading dimensions (...) of the parameters broadcast against each other.
+
+    Args:
+        model: the hand.
+        global_orient: (..., 3) axis-angle about the wrist joint, rad.
+        hand_pose: (..., 45) axis-angle of the 15 finger joints, rad; the model's mean pose is added to it.
+        betas: (..., 10) shape.
+        transl: (..., 3) m, added last.
+        with_vertices: False skins only the few vertices that the landmarks are made of.
+    """
+    global_orient, hand_pose = np.asarray(global_orient, np.float64), np.asarray(hand_pose, np.float64)
+    betas, transl = np.asarray(betas, np.float64), np.asarray(transl, np.float64)
+    used = slice(None) if with_vertices else np.flatnonzero(model.landmark_regressor.any(axis=0))
+
+    joints_rest = rest_joints(model, betas)
+    rotations = pose_rotations(model, global_orient, hand_pose)
+    transforms, joints = bone_transforms(model.parents, rotations, joints_rest)
+
+    vertices = model.v_template[used] + np.einsum("vcs,...s->...vc", model.shapedirs[used], betas)
+    if model.posedirs is not None:
+        feature = (rotations[..., 1:, :, :] - np.eye(3)).reshape(*rotations.shape[:-3], 9 * (JOINTS - 1))
+        vertices = vertices + np.einsum("vcp,...p->...vc", model.posedirs[used], feature)
+    blended = (model.weights[used] @ transforms.reshape(*transforms.shape[:-2], 12)).reshape(
+        *transforms.shape[:-3], -1, 3, 4
+    )
+    vertices = (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
+    vertices = vertices + transl[..., None, :]
+    return HandMesh(
+        vertices=vertices if with_vertices else None,
+        joints=joints + transl[..., None, :],
+        landmarks=model.landmark_regressor[:, used] @ vertices,
+    )
+
+
+def landmark_anchors(model: HandModel, betas: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Landmarks as points fixed to bones, for fitting: with the shape known, no vertex has to be skinned.
+
+    landmark_j = sum over b of T_b @ anchors[j, b] + transl, with T_b from `bone_transforms`. Exact for a model without
+    posedirs; with them, the pose-dependent correction is left out.
+
+    Args:
+        model: the hand.
+        betas: (10,) shape.
+
+    Returns:
+        anchors (21, 16, 4), whose last column sums to 1 over the bones, and the joints of the rest pose (16, 3) m.
+    """
+    shape = np.asarray(betas, np.float64)
+    vertices = model.v_template + model.shapedirs @ shape
+    homogeneous = np.concatenate([vertices, np.ones((len(vertices), 1))], axis=1)
+    anchors = np.einsum("jv,vb,vk->jbk", model.landmark_regressor, model.weights, homogeneous, optimize=True)
+    return anchors, model.J_regressor @ vertices
+
+
+def rest_joints(model: HandModel, betas: ArrayLike) -> FloatArray:
+    """Skeleton joints (..., 16, 3) m of the rest pose for shapes (..., 10)."""
+    directions = np.tensordot(model.J_regressor, model.shapedirs, axes=1)
+    return model.J_regressor @ model.v_template + np.einsum(
+        "jcs,...s->...jc", directions, np.asarray(betas, np.float64)
+    )
+
+
+def pose_rotations(model: HandModel, global_orient: ArrayLike, hand_pose: ArrayLike) -> FloatArray:
+    """Rotations (..., 16, 3, 3) of all bones in their parents' frames, the mean pose added."""
+    orient = np.asarray(global_orient, np.float64)
+    fingers = np.asarray(hand_pose, np.float64) + model.pose_mean
+    leading = np.broadcast_shapes(orient.shape[:-1], fingers.shape[:-1])
+    theta = np.concatenate([np.broadcast_to(orient, (*leading, 3)), np.broadcast_to(fingers, (*leading, 45))], axis=-1)
+    return axis_angle_to_matrix(theta.reshape(*leading, JOINTS, 3))
+
+
+def bone_transforms(
+    parents: ArrayLike, rotations: FloatArray, joints_rest: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Forward kinematics.
+
+    Args:
+        parents: (16,) every bone after its parent, -1 for the first.
+        rotations: (..., 16, 3, 3) in the parents' frames.
+        joints_rest: (..., 16, 3) m.
+
+    Returns:
+        transforms (..., 16, 3, 4) that carry points of the rest pose along with each bone (the rest pose is already
+        removed from them), and the posed joints (..., 16, 3) m, both before any translation of the hand.
+    """
+    leading = np.broadcast_shapes(rotations.shape[:-3], joints_rest.shape[:-2])
+    rotations = np.broadcast_to(rotations, (*leading, JOINTS, 3, 3))
+    joints_rest = np.broadcast_to(joints_rest, (*leading, JOINTS, 3))
+    transforms = np.empty((*leading, JOINTS, 3, 4))
+    joints = np.empty((*leading, JOINTS, 3))
+    for bone, parent in enumerate(np.asarray(parents)):
+        rest = joints_rest[..., bone, :, None]
+        if parent < 0:
+            turn, position = rotations[..., bone, :, :], rest
+        else:
+            turn = transforms[..., parent, :, :3] @ rotations[..., bone, :, :]
+            position = transforms[..., parent, :, :3] @ rest + transforms[..., parent, :, 3:]
+        transforms[..., bone, :, :3] = turn
+        transforms[..., bone, :, 3:] = position - turn @ rest
+        joints[..., bone, :] = position[..., 0]
+    return transforms, joints
+
+
+def axis_angle_to_matrix(axis_angle: ArrayLike) -> FloatArray:
+    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), rad (Rodrigues); exact to rounding at any angle."""
+    vector = np.asarray(axis_angle, np.float64)
+    angle = np.linalg.norm(vector, axis=-1)[..., None, None]
+    x, y, z = np.moveaxis(vector, -1, 0)
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*vector.shape, 3)
+    # np.sinc(t) is sin(pi t) / (pi t), and 1 - cos(a) = 2 sin(a/2)^2: neither needs a special case at zero.
+    return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (cross @ cross)
+
+
+def mirror_axis_angle(axis_angle: ArrayLike) -> FloatArray:
+    """Axis-angle vectors, flat or not (..., 3 k), of the rotations seen in a mirror at x = 0: (x, -y, -z)."""
+    vector = np.asarray(axis_angle, np.float64)
+    return vector * -np.resize(_MIRROR, vector.shape[-1])
+
+
+def load_hand_model(path: Path | None = None) -> HandModel:
+    """Read a hand model; without a path the free hand that comes with the package, a right hand.
+
+    Rows of the regressors and skinning weights are divided by their sums, which takes out the rounding of the file.
+
+    Raises:
+        HandModelError: the file is damaged, lacks a key, or a key has a wrong shape or bad values.
+        FileNotFoundError: there is no such file.
+    """
+    source = _FREE_HAND if path is None else path
+    try:
+        archive = np.load(source, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise HandModelError(f"{source}: a single array, not an .npz archive with the keys {', '.join(_REQUIRED)}")
+        with archive:
+            stored = {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+        if isinstance(error, HandModelError):
+            raise
+        raise HandModelError(
+            f"{source}: not a readable .npz archive ({error}). The file is damaged or of another kind: copy or build it again."
+        ) from error
+    missing = [key for key in _REQUIRED if key not in stored]
+    if missing:
+        raise HandModelError(f"{source}: key {missing[0]!r} is missing. A hand model has {', '.join(_REQUIRED)}.")
+    try:
+        return _from_arrays(stored)
+    except HandModelError as error:
+        raise HandModelError(f"{source}: {error}") from error
+
+
+def save_hand_model(model: HandModel, path: Path) -> None:
+    """Write a model as one compressed .npz, numbers in single precision."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for key in (*_REQUIRED, *_OPTIONAL):
+        value = getattr(model, key)
+        if value is None:
+            continue
+        array = np.asarray(value)
+        arrays[key] = array.astype(np.float32) if array.dtype.kind == "f" else array
+    # np.savez would add a suffix to a path without one.
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+
+def _from_arrays(stored: Mapping[str, NDArray[np.generic]]) -> HandModel:
+    def numbers(key: str) -> FloatArray:
+        if stored[key].dtype.kind not in "fiu":
+            raise HandModelError(f"{key} holds {stored[key].dtype}, expected numbers")
+        return stored[key].astype(np.float64)
+
+    def rows(key: str) -> FloatArray:
+        array = numbers(key)
+        _check_rows(key, array)
+        return array / array.sum(axis=1, keepdims=True)
+
+    def integers(key: str) -> NDArray[np.int64]:
+        if stored[key].dtype.kind not in "iu":
+            raise HandModelError(f"{key} holds {stored[key].dtype}, expected integers")
+        return stored[key].astype(np.int64)
+
+    return HandModel(
+        name=str(stored["name"]),
+        licence=str(stored["licence"]),
+        side=str(stored["side"]),
+        v_template=numbers("v_template"),
+        shapedirs=numbers("shapedirs"),
+        posedirs=numbers("posedirs") if "posedirs" in stored else None,
+        weights=rows("weights"),
+        J_regressor=rows("J_regressor"),
+        parents=integers("parents"),
+        faces=integers("faces").astype(np.int32),
+        pose_mean=numbers("pose_mean"),
+        landmark_regressor=rows("landmark_regressor"),
+        fingertips=integers("fingertips"),
+        uv=numbers("uv") if "uv" in stored else None,
+    )
+
+
+_OPTIONAL = ("posedirs", "uv")
+_REQUIRED = tuple(field.name for field in fields(HandModel) if field.name not in _OPTIONAL)
+_ROW_SUM_TOLERANCE = 1e-3  # what half precision in a file can do to a row of a dozen entries
+
+
+def _check(model: HandModel) -> None:
+    if model.side not in ("right", "left"):
+        raise HandModelError(f"side is {model.side!r}, expected 'right' or 'left'")
+    if model.v_template.ndim != 2:
+        raise HandModelError(f"v_template has shape {model.v_template.shape}, expected (N, 3)")
+    count = len(model.v_template)
+    expected: dict[str, tuple[int, ...]] = {
+        "v_template": (count, 3),
+        "shapedirs": (count, 3, SHAPES),
+        "posedirs": (count, 3, 9 * (JOINTS - 1)),
+        "weights": (count, JOINTS),
+        "J_regressor": (JOINTS, count),
+        "parents": (JOINTS,),
+        "faces": (len(model.faces), 3),
+        "pose_mean": (3 * (JOINTS - 1),),
+        "landmark_regressor": (LANDMARKS, count),
+        "fingertips": (5,),
+        "uv": (count, 2),
+    }
+    for key, shape in expected.items():
+        array = getattr(model, key)
+        if array is None and key in _OPTIONAL:
+            continue
+        if array.shape != shape:
+            raise HandModelError(f"{key} has shape {array.shape}, expected {shape} with {count} vertices in v_template")
+        if not np.isfinite(array).all():
+            bad = np.argwhere(~np.isfinite(array))
+            raise HandModelError(
+                f"{key} has {len(bad)} values that are not finite, the first at {tuple(bad[0].tolist())}"
+            )
+    for key in ("weights", "J_regressor", "landmark_regressor"):
+        _check_rows(key, getattr(model, key))
+    for key in ("faces", "fingertips"):
+        ids = getattr(model, key)
+        if ids.size and not (ids.min() >= 0 and ids.max() < count):
+            raise HandModelError(f"{key} has vertex ids from {ids.min()} to {ids.max()}, expected 0 to {count - 1}")
+    if tuple(model.parents.tolist()) != MANO_PARENTS:
+        raise HandModelError(
+            f"parents is {model.parents.tolist()}, expected the tree of MANO's order {list(MANO_PARENTS)}"
+        )
+
+
+def _check_rows(key: str, array: FloatArray) -> None:
+    if array.ndim != 2:
+        raise HandModelError(f"{key} has shape {array.shape}, expected a matrix")
+    error = np.abs(array.sum(axis=1) - 1)
+    if error.size and not error.max() <= _ROW_SUM_TOLERANCE:
+        worst = int(error.argmax())
+        raise HandModelError(f"row {worst} of {key} sums to {array[worst].sum():.6g}, expected 1")

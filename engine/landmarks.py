@@ -6,16 +6,17 @@ All views and hands of a frame set go through the network in one batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera
-from hamuco.engine.crops import BoxRule, CropCamera, crop_around, warp_crop
+from hamuco.capture.frame import FrameSet
+from hamuco.engine.crops import BoxRule, crop_around, warp_crop
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.palm_detector import MIDDLE_MCP_POINT, WRIST_POINT, PalmDetection
 from hamuco.engine.runtime import Network
+from hamuco.engine.view_hand import Region, ViewHand
 
 FloatArray = NDArray[np.float64]
 
@@ -28,43 +29,8 @@ _PALM_RULE = BoxRule(scale=2.6, shift=0.5)
 _HAND_BOX_JOINTS = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]
 _WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP = 0, 5, 9, 13
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Region:
-    """One hand's crop in one view.
-
-    Attributes:
-        camera: the real camera.
-        crop: the virtual camera.
-        track_id: the track that predicted it; None for a fresh detection.
-    """
-
-    camera: Camera
-    crop: CropCamera
-    track_id: int | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ViewHand:
-    """What the network says of one region.
-
-    Attributes:
-        region: where it looked.
-        rays: (21, 3) unit directions of the joints in the world, from the camera's centre.
-        pixels: (21, 2) the same in px of the distorted image.
-        presence: 0 to 1, that there is a hand in the crop.
-        right: 0 to 1, that it is anatomically a right hand.
-        pixel_scale: px of the image per px of the crop; the network's error is constant in the crop, not in the image.
-        model_joints: (21, 3) m, the network's own guess of the hand's 3D shape, in world axes about the hand's middle.
-    """
-
-    region: Region
-    rays: FloatArray
-    pixels: FloatArray
-    presence: float
-    right: float
-    pixel_scale: float
-    model_joints: FloatArray
+# Standard deviation of a landmark, px of the crop: about 1.5 % of the crop's width on real hands seen by four cameras.
+_LANDMARK_SIGMA_PX = 3.5
 
 
 def region_from_joints(camera: Camera, joints_world: FloatArray, track_id: int | None) -> Region | None:
@@ -114,35 +80,33 @@ class LandmarkEstimator:
         for size in range(1, count + 1):
             self._network(np.zeros((size, CROP_SIZE, CROP_SIZE, 3), np.uint8))
 
-    def crop(self, regions: Sequence[Region], images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
         """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR."""
         batch = np.empty((len(regions), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        for out, region, image in zip(batch, regions, images, strict=True):
-            warp_crop(image, region.camera, region.crop, out)
+        for out, region in zip(batch, regions, strict=True):
+            warp_crop(frame_set.frames[region.camera.name].image, region.camera, region.crop, out)
         return batch
 
-    def __call__(self, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:
+    def __call__(self, frame_set: FrameSet, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:
         """Landmarks of crops (n, 224, 224, 3) uint8 BGR, in the order of `regions`."""
         if not regions:
             return []
-        screen, presence, handedness, model = self._network(crops)
+        screen, presence, handedness, _ = self._network(crops)
         # The network counts from the crop's corner, we from the centre of its first pixel.
         pixels_crop = screen.reshape(-1, 21, 3)[..., :2].astype(np.float64) - 0.5
         hands = []
         for index, region in enumerate(regions):
-            camera, crop = region.camera, region.crop
-            directions = crop.directions(pixels_crop[index])
-            to_world = (crop.crop_from_camera @ camera.camera_from_world[:3, :3]).T
+            directions = region.crop.directions(pixels_crop[index])
             hands.append(
                 ViewHand(
                     region=region,
-                    rays=camera.world_rays(directions),
-                    pixels=camera.distort(directions[:, :2] / directions[:, 2:]),
+                    t_capture_ns=frame_set.frames[region.camera.name].t_capture_ns,
+                    rays=region.camera.world_rays(directions),
+                    ray_sigma=_LANDMARK_SIGMA_PX / region.crop.focal,
+                    pixels=region.camera.distort(directions[:, :2] / directions[:, 2:]),
                     presence=float(presence[index, 0]),
                     # The network names hands as in a mirrored selfie image; ours are not mirrored.
                     right=1 - float(handedness[index, 0]),
-                    pixel_scale=float((camera.matrix[0, 0] + camera.matrix[1, 1]) / 2 / crop.focal),
-                    model_joints=model[index].reshape(21, 3).astype(np.float64) @ to_world.T,
                 )
             )
         return hands

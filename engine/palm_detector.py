@@ -42,28 +42,23 @@ class PalmDetection:
 
 
 class PalmDetector:
-    """Finds palms in whole images, several images in one call."""
+    """Finds palms in whole images, one at a time: the network's last reshape fixes the batch size at one."""
 
     def __init__(self, model: Path, min_score: float = 0.5) -> None:
         self._network = Network(model)
         self._anchors = _anchor_centres()
         self._min_score = min_score
 
-    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[PalmDetection]]:
-        """Detect in BGR images (height, width, 3) of any sizes; per image, best score first."""
-        if not images:
-            return []
+    def __call__(self, image: NDArray[np.uint8]) -> list[PalmDetection]:
+        """Detect in a BGR image (height, width, 3) of any size; best score first."""
         size = self._network.width
-        batch = np.zeros((len(images), size, size, 3), np.uint8)
-        placed = [_letterbox(image, batch[index]) for index, image in enumerate(images)]
-        values, logits = self._network(batch)
+        batch = np.zeros((1, size, size, 3), np.uint8)
+        scale, offset = _letterbox(image, batch[0])
+        values, logits = (output[0].astype(np.float64) for output in self._network(batch))
         # Far beyond +-100 the exponential would overflow; the network does emit such logits.
-        scores = 1 / (1 + np.exp(-np.clip(logits[..., 0].astype(np.float64), -100, 100)))
-        detections = []
-        for raw, score, (scale, offset) in zip(values.astype(np.float64), scores, placed, strict=True):
-            keep = score >= self._min_score
-            detections.append(self._decode(raw[keep], score[keep], self._anchors[keep], scale, offset))
-        return detections
+        scores = 1 / (1 + np.exp(-np.clip(logits[:, 0], -100, 100)))
+        keep = scores >= self._min_score
+        return self._decode(values[keep], scores[keep], self._anchors[keep], scale, offset)
 
     def _decode(
         self, raw: FloatArray, scores: FloatArray, anchors: FloatArray, scale: float, offset: FloatArray

@@ -81,7 +81,7 @@ class HandSet:
         spread_ns: latest minus earliest capture time of its frames.
         cameras: names of the cameras that delivered a frame to the set.
         hands: sorted by track id.
-        smoothing_delay_ns: delay of the smoothing filter at its current cut-off, for slow motion; 0 without one.
+        smoothing_delay_ns: how far the smoothed hands lag behind slow motion, the most of all hands; 0 without hands.
         stage_ms: milliseconds per pipeline stage, in the order in which they ran.
         counters: running totals of everything that was dropped or degraded, by name.
     """

@@ -1,0 +1,108 @@
+"""One frame set in, hands out: the estimator and the fusion wired together. No process, socket or clock but for timing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hamuco.calibration.camera import Rig
+from hamuco.capture.frame import FrameSet
+from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.engine.landmarks import LandmarkEstimator, region_from_joints, region_from_palm
+from hamuco.engine.model_files import PALM_DETECTOR, model_path
+from hamuco.engine.palm_detector import PalmDetector
+from hamuco.engine.view_hand import Region
+from hamuco.fusion.hand import HandSet
+from hamuco.fusion.track import HandTracker, Observation
+
+# While some but not all hands are followed, whole images are searched this often (capture time), after the hands of a
+# set are out. 150 ms cost two cores a tenth of their time with four cameras.
+_SEARCH_EVERY_NS = 150_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """The hands of a set, and per hand what it was made from (None: extrapolated)."""
+
+    hand_set: HandSet
+    observations: tuple[Observation | None, ...]
+
+
+class Pipeline:
+    """Turns the frame sets of one rig into hands. Give it every set once, in order; then `search`."""
+
+    def __init__(self, rig: Rig, model: HandModel | None = None, max_hands: int = 2) -> None:
+        """
+        Args:
+            rig: calibrated cameras.
+            model: right hand; None for the embedded one.
+            max_hands: how many hands to look for.
+
+        Raises:
+            ModelFileError: the networks are not there and cannot be fetched.
+        """
+        self.tracker = HandTracker(rig, model or load_hand_model(), max_hands)
+        self.estimator = LandmarkEstimator()
+        self._detector = PalmDetector(model_path(PALM_DETECTOR))
+        self._found: list[Region] = []  # by the last search, for the next set
+        self._searched_ns: int | None = None
+        self.estimator.warm_up(len(rig) * max_hands)
+
+    def process(self, frame_set: FrameSet) -> Result:
+        """Hands of one set. Frames may be missing; their images are not kept."""
+        t_ns = frame_set.t_capture_ns
+        stage_ms: dict[str, float] = {}
+        with _timed(stage_ms, "detect"):
+            if not self.tracker.tracked:  # nobody waits for a followed hand, so a new one need not wait for the next set
+                self._detect(frame_set)
+            regions = [region for region in self._found if region.camera.name in frame_set.frames]
+            self._found = []
+        with _timed(stage_ms, "crop"):
+            for track_id, joints in self.tracker.predictions(t_ns):
+                for name in frame_set.frames:
+                    region = region_from_joints(self.tracker.rig[name], joints, track_id)
+                    if region is not None:
+                        regions.append(region)
+            crops = self.estimator.crop(frame_set, regions)
+        with _timed(stage_ms, "landmarks"):
+            view_hands = self.estimator(frame_set, regions, crops)
+        with _timed(stage_ms, "fuse"):
+            fused = self.tracker.update(t_ns, view_hands)
+        hand_set = HandSet(
+            set_id=frame_set.set_id,
+            t_capture_ns=t_ns,
+            spread_ns=frame_set.spread_ns,
+            cameras=tuple(frame_set.frames),
+            hands=tuple(hand for hand, _ in fused),
+            smoothing_delay_ns=self.tracker.smoothing_delay_ns,
+            stage_ms=stage_ms,
+            counters=dict(self.tracker.counters),
+        )
+        return Result(hand_set, tuple(observation for _, observation in fused))
+
+    def search(self, frame_set: FrameSet) -> None:
+        """Look for further hands in the set just processed, if it is time to; they are taken up with the next set.
+
+        To be called when the set's hands are out, so that no followed hand waits for a detector.
+        """
+        due = self._searched_ns is None or frame_set.t_capture_ns - self._searched_ns >= _SEARCH_EVERY_NS
+        if self.tracker.tracked and self.tracker.wants_detections and due:
+            self._detect(frame_set)
+
+    def _detect(self, frame_set: FrameSet) -> None:
+        self._searched_ns = frame_set.t_capture_ns
+        self._found = [
+            region
+            for name, frame in frame_set.frames.items()
+            for palm in self._detector(frame.image)
+            if (region := region_from_palm(self.tracker.rig[name], palm)) is not None
+        ]
+
+
+@contextmanager
+def _timed(stage_ms: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter_ns()
+    yield
+    stage_ms[stage] = (time.perf_counter_ns() - start) * 1e-6

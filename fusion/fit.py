@@ -1,0 +1,429 @@
+"""Fitting the hand model to 21 triangulated joints: the most probable pose given the joints and anatomy.
+
+Everything is a precision (inverse variance): metres^-2 for joints, radians^-2 for angles. So what the cameras saw and
+what hands can do meet in one sum, and a joint that nobody saw is placed by the rest of its finger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from hamuco.fusion.kinematics import FROM_SKEW, Posed, Skeleton, pose
+
+FloatArray = NDArray[np.float64]
+
+_PALM = (0, 1, 5, 9, 13, 17)  # landmarks that hardly move against each other
+_FINGER_IN_ALIGNMENT = 0.02  # what another landmark counts for in the rigid alignment, against 1 for the palm
+_ALIGNMENT_ROUNDS = 8
+_MIN_EXTENT_M = 0.005  # width of the observed joints across their line, below which a rotation about it is unknown
+_ROOT_ANCHOR = 0.01  # m^-2 and rad^-2: only says where a hand stays that nothing else holds
+_MAX_DAMPING = 1e8
+_ANNEALING = 0.5  # of the squared outlier scale, per iteration
+
+# Flexion, abduction and twist per joint, in degrees from straight; the rows are the joints of a finger from the
+# knuckle and of the thumb from its base. Limits of flexion and of finger abduction: American Academy of Orthopaedic
+# Surgeons, Joint Motion (1965), widened by 5 to 10 where active motion goes further; of finger extension: half
+# of the passive 45. The thumb's base counts from the mean pose, as its straight position has no landmark.
+_FINGER_LIMITS = ((-30, 95), (-20, 20), (-8, 8)), ((-10, 110), (-6, 6), (-6, 6)), ((-15, 90), (-6, 6), (-6, 6))
+_THUMB_LIMITS = ((-40, 40), (-45, 45), (-30, 30)), ((-15, 65), (-15, 15), (-10, 10)), ((-20, 85), (-6, 6), (-6, 6))
+_LIMIT_SIGMA = 3.0
+# Standard deviations about the mean pose. Wide for what a joint does, narrow for what it cannot do.
+_FINGER_SIGMA = (40, 12, 4), (40, 3, 3), (30, 3, 3)
+_THUMB_SIGMA = (25, 25, 12), (25, 8, 5), (30, 4, 4)
+# Fingertip joints follow the middle ones by two thirds: Rijpkema and Girard, SIGGRAPH 1991.
+_COUPLING, _COUPLING_SIGMA = 2.0 / 3.0, 20.0
+
+_LOWER, _UPPER = np.radians(np.array([*_FINGER_LIMITS] * 4 + [*_THUMB_LIMITS], np.float64)).reshape(45, 2).T
+_PRECISION = np.radians(np.array([*_FINGER_SIGMA] * 4 + [*_THUMB_SIGMA], np.float64)).ravel() ** -2.0
+_LIMIT_PRECISION = np.radians(_LIMIT_SIGMA) ** -2.0
+_THUMB_BASE = slice(36, 39)
+_PIP, _DIP = 3 + 9 * np.arange(4), 6 + 9 * np.arange(4)  # flexion angles among the 45
+_COUPLING_ROWS = np.zeros((4, 45))
+_COUPLING_ROWS[range(4), _DIP], _COUPLING_ROWS[range(4), _PIP] = 1.0, -_COUPLING
+_COUPLING_PRECISION = np.radians(_COUPLING_SIGMA) ** -2.0
+_NOT_ORIENTATION = np.repeat([1.0, 0.0, 1.0], (3, 3, 45))
+_ANATOMY = np.diag(_PRECISION) + _COUPLING_PRECISION * _COUPLING_ROWS.T @ _COUPLING_ROWS
+
+
+class FitError(ValueError):
+    """Input that no hand can be fitted to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandPoses:
+    """Pose parameters of H hands; see `hamuco.fusion.hand.HandParameters`."""
+
+    global_orient: FloatArray  # (H, 3) rad
+    hand_pose: FloatArray  # (H, 45) rad, relative to the model's mean pose
+    transl: FloatArray  # (H, 3) m
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PosePrior:
+    """Where H hands are expected, and how surely: typically the last set's fit after the motion model."""
+
+    poses: HandPoses
+    transl_precision: FloatArray  # (H,) m^-2
+    orient_precision: FloatArray  # (H,) rad^-2
+    pose_precision: FloatArray  # (H,) rad^-2, each finger joint
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How to fit.
+
+    Attributes:
+        model_sigma_m: how far the model's joints are from this person's, standard deviation; added to the joints' own.
+        outlier_scale: joints this many standard deviations away lose three quarters of their weight.
+        tolerance: stop when the next step would gain less than this in log-likelihood; 1e-3 is a step of a
+            few per cent of a standard deviation of the result.
+        max_iterations: give up after so many.
+    """
+
+    model_sigma_m: float = 0.002
+    outlier_scale: float = 4.0
+    tolerance: float = 1e-3
+    max_iterations: int = 40
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoseFit:
+    """The fit of H hands.
+
+    Attributes:
+        poses: the parameters.
+        landmarks: (H, 21, 3) m, world.
+        residual_m: (H, 21) distance of the landmarks from their targets; NaN without a target.
+        trust: (H, 21) 1 for a target that fits, towards 0 for an outlier; 0 without a target.
+        iterations: (H,) steps tried.
+        converged: (H,).
+    """
+
+    poses: HandPoses
+    landmarks: FloatArray
+    residual_m: FloatArray
+    trust: FloatArray
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+
+
+def fit_pose(
+    skeleton: Skeleton,
+    targets: ArrayLike,
+    information: ArrayLike,
+    start: HandPoses | None = None,
+    prior: PosePrior | None = None,
+    options: FitOptions = FitOptions(),
+) -> PoseFit:
+    """Fit H hands of locked shape to their joints.
+
+    Args:
+        skeleton: the H hands.
+        targets: (H, 21, 3) m, world, in `JOINT_NAMES` order; NaN for a joint that is missing.
+        information: inverse covariances (H, 21, 3, 3), or one inverse variance per joint (H, 21), m^-2; zero for a
+            joint that is missing. What triangulation knows least, depth, is best said with the former.
+        start: where to begin; None to align the palm first, which needs `can_align` to be true.
+        prior: pulls towards an expected pose. Without it a hand that nothing holds stays at its start.
+        options: see there.
+
+    Raises:
+        FitError: shapes disagree, an information is negative, or a hand without a start has too few joints.
+    """
+    observed = _Observed.of(targets, information, len(skeleton))
+    start_pose = _align(skeleton, observed) if start is None else _posed(skeleton, start)
+    problem = _Problem.of(skeleton, observed, start_pose, prior, options)
+    return _result(problem, *_minimize(problem, start_pose, options))
+
+
+def can_align(targets: ArrayLike, information: ArrayLike) -> NDArray[np.bool_]:
+    """Whether each of H hands (targets and information as for `fit_pose`) has three joints that are not on a line."""
+    return _Observed.of(targets, information, len(np.asarray(targets))).fixes_orientation()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Observed:
+    """Checked input; zeros where a joint is missing."""
+
+    targets: FloatArray  # (H, 21, 3) m
+    information: FloatArray  # (H, 21, 3, 3) m^-2
+    seen: NDArray[np.bool_]  # (H, 21)
+
+    @classmethod
+    def of(cls, targets: ArrayLike, information: ArrayLike, hands: int) -> _Observed:
+        points, inverse = np.asarray(targets, np.float64), np.asarray(information, np.float64)
+        if points.shape != (hands, 21, 3) or inverse.shape not in ((hands, 21), (hands, 21, 3, 3)):
+            raise FitError(
+                f"targets {points.shape} and information {inverse.shape} for {hands} hands; "
+                f"expected ({hands}, 21, 3) and ({hands}, 21) or ({hands}, 21, 3, 3)"
+            )
+        if inverse.ndim == 2:
+            inverse = inverse[..., None, None] * np.eye(3)
+        own = inverse.reshape(hands, 21, 9)[..., ::4]
+        if (own < 0).any():
+            hand, joint = np.argwhere((own < 0).any(axis=2))[0]
+            raise FitError(f"hand {hand}, joint {joint}: information {own[hand, joint].tolist()} m^-2 is negative")
+        seen = np.isfinite(points).all(axis=2) & np.isfinite(inverse).all(axis=(2, 3)) & (own > 0).any(axis=2)
+        if not seen.all():
+            points = np.where(seen[..., None], points, 0.0)
+            inverse = np.where(seen[..., None, None], inverse, 0.0)
+        return cls(points, inverse, seen)
+
+    def fixes_orientation(self) -> NDArray[np.bool_]:
+        """(H,) whether three joints are not on a line."""
+        count = np.maximum(self.seen.sum(axis=1), 1)[:, None]
+        centred = np.where(self.seen[..., None], self.targets - (self.targets.sum(axis=1) / count)[:, None], 0.0)
+        # The second singular value is the root of the summed squares of the distances from the best line.
+        enough: NDArray[np.bool_] = np.linalg.svd(centred, compute_uv=False)[:, 1] > _MIN_EXTENT_M
+        return enough
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """H poses and how far they are from the joints and from what is expected of a hand."""
+
+    posed: Posed
+    pull: FloatArray  # (H, 63) information times residual: the gradient by the landmarks, before reweighting
+    squared_distance: FloatArray  # (H, 21) squared standard deviations between each landmark and its target
+    prior_cost: FloatArray  # (H,)
+    prior_gradient: FloatArray  # (H, 51)
+    beyond_limit: NDArray[np.bool_]  # (H, 45)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """What is minimised, for H hands. The 63 coordinates of a hand are three rows of 21, like the landmarks of `Posed`."""
+
+    skeleton: Skeleton
+    target: FloatArray  # (H, 63)
+    information: FloatArray  # (H, 63, 63)
+    seen: NDArray[np.bool_]  # (H, 21)
+    lower: FloatArray  # (H, 45)
+    upper: FloatArray  # (H, 45)
+    wrist_position: FloatArray  # (H, 3) expected
+    wrist_rotation: FloatArray  # (H, 3, 3) expected
+    prior_information: FloatArray  # (H, 51, 51)
+    prior_vector: FloatArray  # (H, 51) information times the expected angles
+    outlier_scale: float
+
+    @classmethod
+    def of(
+        cls,
+        skeleton: Skeleton,
+        observed: _Observed,
+        start: Posed,
+        prior: PosePrior | None,
+        options: FitOptions,
+    ) -> _Problem:
+        hands = len(skeleton)
+        softened = np.linalg.solve(np.eye(3) + options.model_sigma_m**2 * observed.information, observed.information)
+        block = np.zeros((hands, 3, 21, 3, 21))
+        joints = np.arange(21)
+        block[:, :, joints, :, joints] = softened.transpose(1, 0, 2, 3)
+
+        zero = np.zeros((hands, 15, 3))
+        zero[..., 0] = skeleton.straight
+        zero = zero.reshape(hands, 45)
+        zero[:, _THUMB_BASE] = skeleton.mean_angles[:, _THUMB_BASE]
+        prior_information = np.zeros((hands, 51, 51))
+        prior_information[:, 6:, 6:] = _ANATOMY
+        prior_vector = np.zeros((hands, 51))
+        prior_vector[:, 6:] = _PRECISION * skeleton.mean_angles
+        prior_vector[:, 6:] += _COUPLING_PRECISION * (zero @ _COUPLING_ROWS.T) @ _COUPLING_ROWS
+        diagonal = _diagonal(prior_information)
+        expected = start
+        if prior is not None:
+            expected = _posed(skeleton, prior.poses)
+            diagonal += np.repeat(
+                np.stack([prior.transl_precision, prior.orient_precision, prior.pose_precision], axis=1),
+                (3, 3, 45),
+                axis=1,
+            )
+            prior_vector[:, 6:] += prior.pose_precision[:, None] * expected.angles
+        diagonal[:, :6] = np.maximum(diagonal[:, :6], _ROOT_ANCHOR)
+        return cls(
+            skeleton=skeleton,
+            target=observed.targets.transpose(0, 2, 1).reshape(hands, 63),
+            information=block.reshape(hands, 63, 63),
+            seen=observed.seen,
+            lower=zero + _LOWER,
+            upper=zero + _UPPER,
+            wrist_position=expected.wrist_position,
+            wrist_rotation=expected.wrist_rotation,
+            prior_information=prior_information,
+            prior_vector=prior_vector,
+            outlier_scale=options.outlier_scale,
+        )
+
+    def at(self, posed: Posed) -> _State:
+        """Evaluate H poses."""
+        hands = len(posed.angles)
+        residual = posed.landmarks.reshape(hands, 63) - self.target
+        pull = (self.information @ residual[..., None])[..., 0]
+
+        turned = posed.wrist_rotation @ self.wrist_rotation.transpose(0, 2, 1)
+        # Orientation costs p (1 - cos) of the angle to the expected one: smooth everywhere, and p angle^2 / 2 nearby.
+        cosine = 0.5 * (np.einsum("hii->h", turned) - 1.0)
+        sine_axis = turned.reshape(hands, 9) @ FROM_SKEW
+        deviation = np.concatenate([posed.wrist_position - self.wrist_position, sine_axis, posed.angles], axis=1)
+        gradient = (self.prior_information @ deviation[..., None])[..., 0] - self.prior_vector
+        quadratic = (deviation * (gradient - self.prior_vector)) @ _NOT_ORIENTATION
+        beyond = posed.angles - np.minimum(np.maximum(posed.angles, self.lower), self.upper)
+        limit_pull = _LIMIT_PRECISION * beyond
+        gradient[:, 6:] += limit_pull
+        return _State(
+            posed=posed,
+            pull=pull,
+            squared_distance=(residual * pull).reshape(hands, 3, 21).sum(axis=1),
+            prior_cost=0.5 * (quadratic + (beyond * limit_pull).sum(axis=1))
+            + self.prior_information[:, 3, 3] * (1.0 - cosine),
+            prior_gradient=gradient,
+            beyond_limit=beyond != 0.0,
+        )
+
+    def squared_scale(self, state: _State) -> FloatArray:
+        """(H, 1) squared distance at which a joint counts as an outlier.
+
+        It follows the median, so that a hand that has moved is not mistaken for 21 outliers. 2.5 medians of a distance
+        in three dimensions are 3.9 standard deviations, so the median takes over where the noise is above what was stated.
+        """
+        return np.maximum(6.25 * _median(state.squared_distance, self.seen), self.outlier_scale**2)
+
+    def normal_equations(self, state: _State, joint_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient (H, 51) and Gauss-Newton Hessian (H, 51, 51) of the cost by the pose increments."""
+        jacobian = state.posed.jacobian()
+        weights = np.concatenate([joint_weights] * 3, axis=1)  # (H, 63)
+        hessian = (jacobian @ (weights[..., None] * self.information)) @ jacobian.transpose(0, 2, 1)
+        hessian += self.prior_information
+        _diagonal(hessian)[:, 6:] += _LIMIT_PRECISION * state.beyond_limit
+        gradient = (jacobian @ (weights * state.pull)[..., None])[..., 0] + state.prior_gradient
+        return gradient, hessian
+
+
+def _cost(state: _State, squared_scale: FloatArray) -> FloatArray:
+    """(H,) negative log posterior, up to a constant. The joints' part is Geman and McClure's."""
+    squared = state.squared_distance
+    joints: FloatArray = (squared * squared_scale / (squared + squared_scale)).sum(axis=1)
+    return 0.5 * joints + state.prior_cost
+
+
+def _minimize(
+    problem: _Problem, start: Posed, options: FitOptions
+) -> tuple[_State, NDArray[np.int64], NDArray[np.bool_]]:
+    """Levenberg-Marquardt, each hand with its own damping. -> state, iterations (H,), converged (H,).
+
+    The outlier scale starts at the worst joint and shrinks, so that a finger that moved is found again
+    before it could count as an outlier.
+    """
+    hands = len(problem.target)
+    damping = np.full(hands, 1e-6)
+    iterations = np.zeros(hands, np.int64)
+    converged = np.zeros(hands, np.bool_)
+    state = problem.at(start)
+    annealed = state.squared_distance.max(axis=1, keepdims=True)
+    for _ in range(options.max_iterations):
+        settled = problem.squared_scale(state)
+        scale = np.maximum(settled, annealed)
+        gradient, hessian = problem.normal_equations(state, (scale / (scale + state.squared_distance)) ** 2)
+        _diagonal(hessian)[...] *= 1.0 + damping[:, None]
+        step = np.linalg.solve(hessian, -gradient[..., None])[..., 0]
+        trial = problem.at(state.posed.moved(problem.skeleton, step))
+        better = _cost(trial, scale) <= _cost(state, scale)
+
+        iterations += ~converged
+        accepted = better & ~converged
+        # The Newton decrement is twice the gain to be had, unless damping has shortened the step.
+        gain = -(gradient * step).sum(axis=1)
+        converged |= (gain < options.tolerance) & (damping < 0.1) & (annealed <= settled)[:, 0]
+        damping = np.where(better, damping * 0.1, np.maximum(damping * 10.0, 1e-3))
+        state = trial if accepted.all() else _chosen(accepted, trial, state)
+        annealed = np.minimum(_ANNEALING * annealed, state.squared_distance.max(axis=1, keepdims=True))
+        if (converged | (damping > _MAX_DAMPING)).all():
+            break
+    return state, iterations, converged
+
+
+def _result(problem: _Problem, state: _State, iterations: NDArray[np.int64], converged: NDArray[np.bool_]) -> PoseFit:
+    skeleton, posed = problem.skeleton, state.posed
+    scale = problem.squared_scale(state)
+    distance = np.linalg.norm(posed.landmarks - problem.target.reshape(-1, 3, 21), axis=1)
+    angles = (posed.angles - skeleton.mean_angles).reshape(-1, 15, 3, 1)
+    return PoseFit(
+        poses=HandPoses(
+            global_orient=Rotation.from_matrix(posed.wrist_rotation).as_rotvec(),
+            hand_pose=(skeleton.basis[:, 1:] @ angles).reshape(-1, 45),
+            transl=posed.wrist_position - skeleton.wrist,
+        ),
+        landmarks=posed.landmarks.transpose(0, 2, 1).copy(),
+        residual_m=np.where(problem.seen, distance, np.nan),
+        trust=np.where(problem.seen, (scale / (scale + state.squared_distance)) ** 2, 0.0),
+        iterations=iterations,
+        converged=converged,
+    )
+
+
+def _diagonal(matrices: FloatArray) -> FloatArray:
+    """A view of the diagonals (H, K) of contiguous matrices (H, K, K)."""
+    return matrices.reshape(len(matrices), -1)[:, :: matrices.shape[-1] + 1]
+
+
+def _median(values: FloatArray, where: NDArray[np.bool_]) -> FloatArray:
+    """(H, 1) lower median of each row of values (H, K) where true; 0 for a row with none."""
+    count = where.sum(axis=1)
+    ordered = np.sort(np.where(where, values, np.inf), axis=1)
+    median = ordered[np.arange(len(count)), np.maximum(count - 1, 0) // 2]
+    return np.where(count > 0, median, 0.0)[:, None]
+
+
+def _chosen(where: NDArray[np.bool_], new: _State, old: _State) -> _State:
+    """For each hand the new state where (H,) true, the old one elsewhere."""
+
+    def pick(kind: type[_State] | type[Posed], one: object, other: object) -> list[FloatArray]:
+        pairs = [(getattr(one, part.name), getattr(other, part.name)) for part in fields(kind) if part.name != "posed"]
+        return [np.where(where.reshape(-1, *(1,) * (a.ndim - 1)), a, b) for a, b in pairs]
+
+    return _State(Posed(*pick(Posed, new.posed, old.posed)), *pick(_State, new, old))  # type: ignore[arg-type]
+
+
+def _posed(skeleton: Skeleton, poses: HandPoses) -> Posed:
+    angles = skeleton.basis[:, 1:].transpose(0, 1, 3, 2) @ poses.hand_pose.reshape(-1, 15, 3, 1)
+    position = poses.transl + skeleton.wrist
+    return pose(skeleton, poses.global_orient, position, angles.reshape(-1, 45) + skeleton.mean_angles)
+
+
+def _align(skeleton: Skeleton, observed: _Observed) -> Posed:
+    """Hands in the mean pose, moved rigidly onto their palms. Reweighted, so that one bad joint does not turn a hand."""
+    possible = observed.fixes_orientation()
+    if not possible.all():
+        hand = int(np.argmin(possible))
+        raise FitError(
+            f"hand {hand} has {int(observed.seen[hand].sum())} joints, which do not fix its orientation: three that are "
+            f"more than {1000 * _MIN_EXTENT_M:.0f} mm off one line are needed; give a start pose, or leave it out "
+            "(see can_align)"
+        )
+    targets, seen = observed.targets, observed.seen
+    hands = len(skeleton)
+    mean = pose(skeleton, np.zeros((hands, 3)), np.zeros((hands, 3)), skeleton.mean_angles)
+    model = mean.landmarks.transpose(0, 2, 1)  # (H, 21, 3), from the wrist
+    importance = np.full(21, _FINGER_IN_ALIGNMENT)
+    importance[list(_PALM)] = 1.0
+    base = importance * np.trace(observed.information, axis1=2, axis2=3)
+    palm = seen & (importance == 1.0)
+    judges = np.where(palm.sum(axis=1, keepdims=True) >= 3, palm, seen)  # whose distances say what is usual
+    trust = np.ones((hands, 21))
+    for _ in range(_ALIGNMENT_ROUNDS):
+        weights = (base * trust)[..., None]
+        weights = weights / weights.sum(axis=1, keepdims=True)
+        model_centre, target_centre = (weights * model).sum(axis=1), (weights * targets).sum(axis=1)
+        covariance = (weights * (targets - target_centre[:, None])).transpose(0, 2, 1) @ (model - model_centre[:, None])
+        left, _, right = np.linalg.svd(covariance)
+        left[:, :, 2] *= np.linalg.det(left @ right)[:, None]  # a rotation, not a reflection
+        rotation = left @ right
+        position = target_centre - (rotation @ model_centre[..., None])[..., 0]
+        distance = np.linalg.norm(model @ rotation.transpose(0, 2, 1) + position[:, None] - targets, axis=2)
+        scale = np.maximum(_median(distance, judges), 1e-6)
+        trust = (scale**2 / (scale**2 + distance**2)) ** 2
+    return pose(skeleton, Rotation.from_matrix(rotation).as_rotvec(), position, skeleton.mean_angles)

@@ -1,0 +1,111 @@
+"""Refines a rig's extrinsics from the hands that it tracks.
+
+A calibration that is off by a tenth of a degree moves a hand at one metre by several pixels in the views that were not
+looked at when it was made. Every tracked hand says where the cameras disagree; collected over many hands this is a
+bundle adjustment (Triggs et al. 2000) whose points are eliminated set by set (Schur complement), so that a single
+system of six unknowns per camera remains, held in place by the calibration itself as a prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from hamuco.calibration.camera import Camera, Rig
+from hamuco.engine.view_hand import ViewHand
+from hamuco.fusion.triangulate import Triangulation
+
+FloatArray = NDArray[np.float64]
+
+# How wrong a careful calibration may be: standard deviations of rotation, rad, and of translation, m. A camera that was
+# bumped is beyond this and shows as an alarm, not as a silent correction.
+_ROTATION_SIGMA = 0.005
+_TRANSLATION_SIGMA = 0.005
+_ALARM_SIGMAS = 2.0
+# The joints of one hand in one view err together, so a hand counts as this many independent joints.
+_JOINTS_PER_HAND = 1.0
+# Old hands fade with this time constant, counted in hands: about half a minute of two hands at 30 frames/s.
+_MEMORY_HANDS = 2000.0
+
+
+class RigRefiner:
+    """Collects tracked hands and corrects the cameras' poses by what they say."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._base = rig
+        self._slices = {camera.name: slice(6 * i, 6 * i + 6) for i, camera in enumerate(rig)}
+        self._information = np.zeros((6 * len(rig), 6 * len(rig)))
+        self._gradient = np.zeros(6 * len(rig))
+        sigma = np.array([_ROTATION_SIGMA] * 3 + [_TRANSLATION_SIGMA] * 3)
+        self._prior = np.diag(np.tile(sigma**-2.0, len(rig)))
+
+    def add(self, views: tuple[ViewHand, ...], triangulation: Triangulation) -> None:
+        """Add one hand seen by several views at (nearly) the same time."""
+        points, joints = triangulation.points, len(triangulation.points)
+        fade = 1 - 1 / _MEMORY_HANDS
+        self._information *= fade
+        self._gradient *= fade
+
+        size = len(self._gradient)
+        point_point = np.full((joints, 3, 3), 1e-6) * np.eye(3)
+        point_rig = np.zeros((joints, 3, size))
+        point_gradient = np.zeros((joints, 3))
+        for view, inlier in zip(views, triangulation.inliers, strict=True):
+            base = self._base[view.camera.name]
+            rotation = base.camera_from_world[:3, :3]
+            in_camera = base.to_camera(points)
+            rays = view.rays @ view.camera.camera_from_world[:3, :3].T  # the refined camera's axes are the camera's own
+            depth = np.linalg.norm(in_camera, axis=1)[:, None, None]
+            across = (np.eye(3) - rays[:, :, None] * rays[:, None, :]) / depth
+            by_camera = np.concatenate([-across @ _cross_matrix(in_camera), across], axis=2)  # (J, 3, 6)
+            by_point = across @ rotation
+            residual = (across @ in_camera[:, :, None])[:, :, 0]
+            weight = inlier * _JOINTS_PER_HAND / joints / view.ray_sigma**2
+            weighted = weight[:, None, None] * by_camera.transpose(0, 2, 1)
+            block = self._slices[view.camera.name]
+            self._information[block, block] += (weighted @ by_camera).sum(axis=0)
+            self._gradient[block] += (weighted @ residual[:, :, None]).sum(axis=0)[:, 0]
+            to_point = weight[:, None, None] * by_point.transpose(0, 2, 1)
+            point_point += to_point @ by_point
+            point_rig[:, :, block] += to_point @ by_camera
+            point_gradient += (to_point @ residual[:, :, None])[:, :, 0]
+        eliminated = np.linalg.solve(point_point, np.concatenate([point_rig, point_gradient[:, :, None]], axis=2))
+        self._information -= (point_rig.transpose(0, 2, 1) @ eliminated[:, :, :-1]).sum(axis=0)
+        self._gradient -= (point_rig.transpose(0, 2, 1) @ eliminated[:, :, -1:]).sum(axis=0)[:, 0]
+
+    def corrections(self) -> dict[str, FloatArray]:
+        """Per camera (6,): rotation vector, rad, and translation, m, of the correction in the camera's axes."""
+        solution = np.linalg.solve(self._information + self._prior, -self._gradient)
+        return {name: solution[block] for name, block in self._slices.items()}
+
+    def rig(self) -> Rig:
+        """The refined rig; equal to the calibration as long as nothing was added."""
+        corrections = self.corrections()
+        return Rig(tuple(_corrected(camera, corrections[camera.name]) for camera in self._base), self._base.path)
+
+    def alarms(self) -> dict[str, str]:
+        """Cameras that disagree with their calibration beyond its plausible error, with the numbers."""
+        sigma = np.array([_ROTATION_SIGMA] * 3 + [_TRANSLATION_SIGMA] * 3)
+        return {
+            name: f"is {np.rad2deg(np.linalg.norm(value[:3])):.2f} deg and {1e3 * np.linalg.norm(value[3:]):.1f} mm off "
+            f"its calibration: was it moved? Calibrate again."
+            for name, value in self.corrections().items()
+            if (np.abs(value) > _ALARM_SIGMAS * sigma).any()
+        }
+
+
+def _corrected(camera: Camera, correction: FloatArray) -> Camera:
+    move = np.eye(4)
+    move[:3, :3] = Rotation.from_rotvec(correction[:3]).as_matrix()
+    move[:3, 3] = correction[3:]
+    return replace(camera, camera_from_world=move @ camera.camera_from_world)
+
+
+def _cross_matrix(vectors: FloatArray) -> FloatArray:
+    """(n, 3) -> (n, 3, 3) with matrix @ x = vector cross x."""
+    x, y, z = vectors.T
+    zero = np.zeros_like(x)
+    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
