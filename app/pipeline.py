@@ -13,7 +13,6 @@ from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.landmarks import LandmarkEstimator, region_from_joints, region_from_palm
 from hamuco.engine.model_files import PALM_DETECTOR, model_path
 from hamuco.engine.palm_detector import PalmDetector
-from hamuco.engine.view_hand import Region
 from hamuco.fusion.hand import HandSet
 from hamuco.fusion.track import HandTracker, Observation
 
@@ -46,7 +45,6 @@ class Pipeline:
         self.tracker = HandTracker(rig, model or load_hand_model(), max_hands)
         self.estimator = LandmarkEstimator()
         self._detector = PalmDetector(model_path(PALM_DETECTOR))
-        self._found: list[Region] = []  # by the last search, for the next set
         self._searched_ns: int | None = None
         self.estimator.warm_up(len(rig) * max_hands)
 
@@ -55,16 +53,15 @@ class Pipeline:
         t_ns = frame_set.t_capture_ns
         stage_ms: dict[str, float] = {}
         with _timed(stage_ms, "detect"):
-            if not self.tracker.tracked:  # nobody waits for a followed hand, so a new one need not wait for the next set
-                self._detect(frame_set)
-            regions = [region for region in self._found if region.camera.name in frame_set.frames]
-            self._found = []
+            if not self.tracker.tracked:  # nobody waits for a followed hand
+                self._acquire(frame_set)
         with _timed(stage_ms, "crop"):
-            for track_id, joints in self.tracker.predictions(t_ns):
-                for name in frame_set.frames:
-                    region = region_from_joints(self.tracker.rig[name], joints, track_id)
-                    if region is not None:
-                        regions.append(region)
+            regions = [
+                region
+                for track_id, joints in self.tracker.predictions(t_ns)
+                for name in frame_set.frames
+                if (region := region_from_joints(self.tracker.rig[name], joints, track_id)) is not None
+            ]
             crops = self.estimator.crop(frame_set, regions)
         with _timed(stage_ms, "landmarks"):
             view_hands = self.estimator(frame_set, regions, crops)
@@ -83,22 +80,25 @@ class Pipeline:
         return Result(hand_set, tuple(observation for _, observation in fused))
 
     def search(self, frame_set: FrameSet) -> None:
-        """Look for further hands in the set just processed, if it is time to; they are taken up with the next set.
+        """Look for lost and further hands in the set just processed, if it is time to.
 
-        To be called when the set's hands are out, so that no followed hand waits for a detector.
+        To be called when the set's hands are out, so that no followed hand waits for the detector.
         """
         due = self._searched_ns is None or frame_set.t_capture_ns - self._searched_ns >= _SEARCH_EVERY_NS
-        if self.tracker.tracked and self.tracker.wants_detections and due:
-            self._detect(frame_set)
+        if self.tracker.tracked and (self.tracker.has_lost or (self.tracker.has_room and due)):
+            self._acquire(frame_set)
 
-    def _detect(self, frame_set: FrameSet) -> None:
+    def _acquire(self, frame_set: FrameSet) -> None:
+        """Detect hands in whole images and hand them to the tracker."""
         self._searched_ns = frame_set.t_capture_ns
-        self._found = [
+        regions = [
             region
             for name, frame in frame_set.frames.items()
             for palm in self._detector(frame.image)
             if (region := region_from_palm(self.tracker.rig[name], palm)) is not None
         ]
+        crops = self.estimator.crop(frame_set, regions)
+        self.tracker.take_up(frame_set.t_capture_ns, self.estimator(frame_set, regions, crops))
 
 
 @contextmanager

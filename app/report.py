@@ -79,7 +79,9 @@ class Report:
             },
             "reprojection_px": _spread(self._reprojection),
             "leave_one_out_px": _spread(self._leave_one_out),
-            "bones_mm": {"wrist_middle_mcp": {"mean": _round(np.mean, self._palms_mm), "sd": _round(np.std, self._palms_mm)}},
+            "bones_mm": {
+                "wrist_middle_mcp": {"mean": _round(np.mean, self._palms_mm), "sd": _round(np.std, self._palms_mm)}
+            },
             "fit_residual_mm": _spread([np.array(self._fit_residual_mm)]),
             "latency_ms": {stage: _latency(values) for stage, values in self._latency.items()},
             "throughput_sets_per_s": round(self._sets["seen"] / seconds, 2) if seconds > 0 else None,

@@ -381,7 +381,7 @@ def _median(values: FloatArray, where: NDArray[np.bool_]) -> FloatArray:
 def _chosen(where: NDArray[np.bool_], new: _State, old: _State) -> _State:
     """For each hand the new state where (H,) true, the old one elsewhere."""
 
-    def pick(kind: type[_State] | type[Posed], one: object, other: object) -> list[FloatArray]:
+    def pick(kind: type[_State | Posed], one: object, other: object) -> list[FloatArray]:
         pairs = [(getattr(one, part.name), getattr(other, part.name)) for part in fields(kind) if part.name != "posed"]
         return [np.where(where.reshape(-1, *(1,) * (a.ndim - 1)), a, b) for a, b in pairs]
 

@@ -29,6 +29,7 @@ FINGERS = 5  # MANO order: index, middle, little, ring, thumb
 _INDEX, _MIDDLE, _LITTLE, _RING, _THUMB = range(FINGERS)
 _TIPS = (8, 12, 20, 16, 4)  # their tips among the landmarks
 
+_IDENTITY = np.eye(3)
 _EPSILON = np.zeros((3, 3, 3))  # (a x b)_i = sum_jk _EPSILON[i, j, k] a_j b_k
 for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
     _EPSILON[_i, _j, _k], _EPSILON[_i, _k, _j] = 1.0, -1.0
@@ -137,7 +138,7 @@ class Posed:
 
 def pose(skeleton: Skeleton, global_orient: FloatArray, wrist_position: FloatArray, angles: FloatArray) -> Posed:
     """Pose H hands: axis-angle (H, 3) rad, wrist position (H, 3) m and joint angles (H, 45) rad."""
-    return _pose(skeleton, np.eye(3), wrist_position, np.concatenate([global_orient, angles], axis=1))
+    return _pose(skeleton, _IDENTITY, wrist_position, np.concatenate([global_orient, angles], axis=1))
 
 
 def _pose(skeleton: Skeleton, wrist_rotation: FloatArray, wrist_position: FloatArray, vectors: FloatArray) -> Posed:
@@ -147,35 +148,33 @@ def _pose(skeleton: Skeleton, wrist_rotation: FloatArray, wrist_position: FloatA
     """
     hands = len(vectors)
     rotation, tangent = rotation_and_tangent(vectors.reshape(hands, 16, 3))
-    step = np.empty((hands, FINGERS, 3, 3, 7))  # per joint, in the parent's axes: frame, increment axes, position
-    by_joint = step.reshape(hands, 15, 3, 7)
-    np.matmul(skeleton.relative, rotation[:, 1:], out=by_joint[..., :3])
-    np.matmul(skeleton.relative, tangent[:, 1:], out=by_joint[..., 3:6])
-    by_joint[..., 6] = skeleton.offset
-
-    bones = np.empty((hands, 16, 3, 4))  # rotation and position of every joint's frame
-    np.matmul(rotation[:, 0], wrist_rotation, out=bones[:, 0, :, :3])
-    bones[:, 0, :, 3] = wrist_position
-    axes = np.empty((hands, 16, 3, 3))
-    axes[:, 0] = np.eye(3)
-    finger_bones = bones[:, 1:].reshape(hands, FINGERS, 3, 3, 4)
-    finger_axes = axes[:, 1:].reshape(hands, FINGERS, 3, 3, 3)
-    parent = bones[:, :1]
+    # Per joint, in its parent's frame and then in the world: rotation (3x3), position, axes of the increments (3x3).
+    step = np.empty((hands, 15, 3, 7))
+    np.matmul(skeleton.relative, rotation[:, 1:], out=step[..., :3])
+    step[..., 3] = skeleton.offset
+    np.matmul(skeleton.relative, tangent[:, 1:], out=step[..., 4:])
+    world = np.empty((hands, 16, 3, 7))
+    np.matmul(rotation[:, 0], wrist_rotation, out=world[:, 0, :, :3])
+    world[:, 0, :, 3] = wrist_position
+    world[:, 0, :, 4:] = _IDENTITY
+    by_level = step.reshape(hands, FINGERS, 3, 3, 7)
+    fingers = world[:, 1:].reshape(hands, FINGERS, 3, 3, 7)
+    parent = world[:, :1]
     for level in range(3):
-        world = parent[..., :3] @ step[:, :, level]
-        world[..., 6] += parent[..., 3]
-        parent = world[..., (0, 1, 2, 6)]
-        finger_bones[:, :, level] = parent
-        finger_axes[:, :, level] = world[..., 3:6]
+        current = parent[..., :3] @ by_level[:, :, level]
+        current[..., 3] += parent[..., 3]
+        fingers[:, :, level] = current
+        parent = current
 
+    bones = world[..., :4]
     carried = bones @ skeleton.anchors  # (H, 16, 3, 21): the part of each landmark on each bone, then on all beyond it
     chains = carried[:, 1:].reshape(hands, FINGERS, 3, 3, 21)
     chains[:, :, 1] += chains[:, :, 2]
     chains[:, :, 0] += chains[:, :, 1]
     carried[:, 0] += chains[:, :, 0].sum(axis=1)
     landmarks = carried[:, 0].copy()
-    carried -= bones[..., 3:] * skeleton.weight_beyond[:, :, None]
-    return Posed(bones[:, 0, :, :3], wrist_position, vectors[:, 3:], landmarks, axes, carried)
+    carried -= world[..., 3:4] * skeleton.weight_beyond[:, :, None]
+    return Posed(world[:, 0, :, :3], wrist_position, vectors[:, 3:], landmarks, world[..., 4:], carried)
 
 
 def rotation_and_tangent(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -187,10 +186,9 @@ def rotation_and_tangent(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
     versine = 2.0 * half * half  # (1 - cos) / angle^2 without cancellation
     skew = (vectors @ _SKEW).reshape(*vectors.shape, 3)
     outer = vectors[..., :, None] * vectors[..., None, :]
-    identity = np.eye(3)
-    rotation = (1.0 - versine * squared) * identity + sine * skew + versine * outer
+    rotation = (1.0 - versine * squared) * _IDENTITY + sine * skew + versine * outer
     # The last factor cancels for tiny angles, where the outer product it scales is smaller than rounding.
-    tangent = sine * identity + versine * skew + ((1.0 - sine) / squared) * outer
+    tangent = sine * _IDENTITY + versine * skew + ((1.0 - sine) / squared) * outer
     return rotation, tangent
 
 

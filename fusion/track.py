@@ -47,6 +47,10 @@ _EXPECTED_TRANSL, _EXPECTED_TURN = (0.02, 0.5), (0.2, 4.0)
 # Wrist and knuckles, whose mean is the hand's position for the velocity, and how quickly the velocity follows.
 _PALM = [0, 5, 9, 13, 17]
 _VELOCITY_GAIN = 0.7
+# A lost hand that turns up again within this distance, m, is the same hand.
+_REACH = 0.4
+# A single view cannot be checked by another one: it must be this close to expectation, standard deviations.
+_SINGLE_VIEW_GATE = 5.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +88,16 @@ class _Track:
     joints: FloatArray  # (21, 3) m at t_ns, fitted, not smoothed
     poses: HandPoses  # (1, ...) at t_ns
     residual_mm: float = float("nan")  # of the last fit, median
+    weak: bool = False  # the last update had less than two views of it
     velocity: FloatArray = field(default_factory=lambda: np.zeros(3))  # m/s
     smoother: PoseSmoother = field(default_factory=PoseSmoother)
+
+    def move(self, t_ns: int, joints: FloatArray, gain: float) -> None:
+        """Set the joints at a later time; `gain` is the weight of the new velocity against the old."""
+        if t_ns > self.t_ns:
+            moved = (joints[_PALM] - self.joints[_PALM]).mean(axis=0) / ((t_ns - self.t_ns) * 1e-9)
+            self.velocity = self.velocity + gain * (moved - self.velocity)
+        self.t_ns, self.joints = t_ns, joints
 
     def joints_at(self, t_ns: int) -> FloatArray:
         """(21, 3) m, moved on with constant velocity."""
@@ -122,9 +134,14 @@ class HandTracker:
         return len(self._tracks)
 
     @property
-    def wants_detections(self) -> bool:
+    def has_room(self) -> bool:
         """True while fewer hands are followed than may be there."""
         return len(self._tracks) < self._max_hands
+
+    @property
+    def has_lost(self) -> bool:
+        """True when the last update could not confirm a hand by two views (or by the only camera's)."""
+        return any(track.weak for track in self._tracks)
 
     def predictions(self, t_ns: int) -> list[tuple[int, FloatArray]]:
         """Where the followed hands should be at time t_ns: (track id, joints (21, 3) m)."""
@@ -135,14 +152,13 @@ class HandTracker:
 
         A hand comes with the observation behind it, or with None when it is an extrapolation.
         """
-        seen = [hand for hand in view_hands if hand.presence >= _MIN_PRESENCE]
         observations = {}
         for track in self._tracks:
-            views = [hand for hand in seen if hand.region.track_id == track.id]
-            if (observation := self._observe(t_ns, views, track)) is not None:
+            views = [hand for hand in view_hands if hand.region.track_id == track.id]
+            observation = self._observe(t_ns, [hand for hand in views if hand.presence >= _MIN_PRESENCE], track)
+            track.weak = observation is None or len(observation.views) < min(2, len(self.rig))
+            if observation is not None:
                 observations[track.id] = observation
-        observations |= self._births(t_ns, [hand for hand in seen if hand.region.track_id is None])
-
         observed = [track for track in self._tracks if track.id in observations]
         self._fit(t_ns, observed, [observations[track.id] for track in observed])
         self._end_tracks(t_ns)
@@ -162,50 +178,60 @@ class HandTracker:
         expected = track.joints_at(t_ns)
         shifts = np.array([track.velocity * ((view.t_capture_ns - t_ns) * 1e-9) for view in views])
         observation = self._gated(_observation(views, shifts, expected), expected)
+        if len(observation.views) == 1 and _contradiction(observation, expected)[0] > _SINGLE_VIEW_GATE:
+            self.counters["views_rejected"] += 1
+            return None
         return observation if _plausible(observation) else None
 
     def _gated(self, observation: Observation, expected: FloatArray) -> Observation:
         """Leave out views that contradict the others, the worst first; of two, the one farther from expectation."""
         while (count := len(observation.views)) > 1:
-            sigmas = np.array([view.ray_sigma for view in observation.views])
-            rays = np.stack([view.rays for view in observation.views])
-            origins = _origins(observation.views, observation.shifts)
-            points = observation.triangulation.points
-            residual = np.median(ray_residuals(points, origins, rays), axis=1) / sigmas
-            if residual.max() <= _VIEW_GATE:
+            contradiction = _contradiction(observation, observation.triangulation.points)
+            if contradiction.max() <= _VIEW_GATE:
                 break
             if count == 2:
-                residual = np.median(ray_residuals(expected, origins, rays), axis=1) / sigmas
-            worst = int(residual.argmax())
+                contradiction = _contradiction(observation, expected)
+            worst = int(contradiction.argmax())
             kept = [index for index in range(count) if index != worst]
             views, shifts = [observation.views[index] for index in kept], observation.shifts[kept]
             observation = _observation(views, shifts, expected)
             self.counters["views_rejected"] += 1
         return observation
 
-    def _births(self, t_ns: int, fresh: list[ViewHand]) -> dict[int, Observation]:
-        """Begin tracks for hands that two views or more agree on and no track explains."""
-        followed = [joints for _, joints in self.predictions(t_ns)]
-        unexplained = [view for view in fresh if not any(_shows(view, joints) for joints in followed)]
-        observations = {}
-        for views in group_views(unexplained):
-            if not self.wants_detections:
-                break
+    def take_up(self, t_ns: int, view_hands: Sequence[ViewHand]) -> None:
+        """Take up hands that were detected at time t_ns: find lost ones again, begin to follow new ones.
+
+        A hand is believed when two views agree on it. It is published by the next `update`.
+        """
+        followed = [track.joints_at(t_ns) for track in self._tracks if not track.weak]
+        detected = [
+            hand
+            for hand in view_hands
+            if hand.presence >= _MIN_PRESENCE and not any(_shows(hand, joints) for joints in followed)
+        ]
+        for views in group_views(detected):
             observation = _observation(views, np.zeros((len(views), 3)))
             evidence = sum(_vote(view) for view in views)
-            information = observation.triangulation.information
             if abs(evidence) < _SIDE_NEEDED or not _plausible(observation):
                 continue
-            points = observation.triangulation.points
-            if not can_align(points[None], information[None])[0]:
+            points, information = observation.triangulation.points[None], observation.triangulation.information[None]
+            if not can_align(points, information)[0]:
                 continue
             side: Side = "right" if evidence > 0 else "left"
-            poses = fit_pose(self._bodies[side].skeleton, points[None], information[None]).poses
-            track = _Track(self._next_id, side, abs(evidence), t_ns, points, poses)
-            self._next_id += 1
-            self._tracks.append(track)
-            observations[track.id] = observation
-        return observations
+            fit = fit_pose(self._bodies[side].skeleton, points, information)
+            lost = self._nearest_lost(side, points[0])
+            if lost is not None:
+                lost.move(t_ns, fit.landmarks[0], gain=1.0)
+                lost.poses, lost.weak = fit.poses, False
+            elif self.has_room:
+                self._tracks.append(_Track(self._next_id, side, abs(evidence), t_ns, fit.landmarks[0], fit.poses))
+                self._next_id += 1
+
+    def _nearest_lost(self, side: Side, points: FloatArray) -> _Track | None:
+        """The lost hand that was last where this one is now, within reach."""
+        lost = [track for track in self._tracks if track.weak and track.side == side]
+        distances = [float(np.linalg.norm((track.joints - points).mean(axis=0))) for track in lost]
+        return lost[int(np.argmin(distances))] if distances and min(distances) < _REACH else None
 
     def _fit(self, t_ns: int, tracks: list[_Track], observations: list[Observation]) -> None:
         """Fit the hand model to all observed hands at once and move their tracks on."""
@@ -224,13 +250,9 @@ class HandTracker:
         skeleton = Skeleton.stack([self._bodies[track.side].skeleton for track in tracks])
         fit = fit_pose(skeleton, points, information, start, prior)
         for index, (track, observation) in enumerate(zip(tracks, observations, strict=True)):
-            joints = fit.landmarks[index]
-            if seconds[index] > 0:
-                moved = (joints[_PALM] - track.joints[_PALM]).mean(axis=0) / seconds[index]
-                track.velocity = track.velocity + _VELOCITY_GAIN * (moved - track.velocity)
+            track.move(t_ns, fit.landmarks[index], _VELOCITY_GAIN)
             votes = sum(_vote(view) for view in observation.views) * (1 if track.side == "right" else -1)
             track.evidence = min(track.evidence + votes, _SIDE_MOST)
-            track.t_ns, track.joints = t_ns, joints
             track.poses = _row(fit.poses, index)
             track.residual_mm = float(np.nanmedian(fit.residual_m[index])) * 1e3
             if len(observation.views) > 1:
@@ -314,6 +336,14 @@ def _observation(views: list[ViewHand], shifts: FloatArray, expected: FloatArray
     sigma = np.array([view.ray_sigma for view in views])
     triangulation = triangulate(origins, np.stack([view.rays for view in views]), sigma, expected)
     return Observation(tuple(views), shifts, triangulation)
+
+
+def _contradiction(observation: Observation, points: FloatArray) -> FloatArray:
+    """Per view (V,): median angle between its rays and the directions to points (21, 3), standard deviations."""
+    rays = np.stack([view.rays for view in observation.views])
+    sigmas = np.array([view.ray_sigma for view in observation.views])
+    residual = ray_residuals(points, _origins(observation.views, observation.shifts), rays)
+    return np.asarray(np.median(residual, axis=1) / sigmas)
 
 
 def _origins(views: tuple[ViewHand, ...], shifts: FloatArray) -> FloatArray:

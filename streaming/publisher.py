@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections import Counter
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +15,10 @@ import zmq
 from numpy.typing import NDArray
 
 from hamuco.fusion.hand import HandSet
+from hamuco.streaming.keys import KeyFileError, use_secret_key
 from hamuco.streaming.messages import Schema, encode_hand, encode_schema, encode_set
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
 # Per subscriber: about half a second of two hands at 30 sets/s. Beyond that the newest messages are dropped; the
@@ -21,6 +27,7 @@ _QUEUED_MESSAGES = 50
 # The kernel's own buffers would otherwise grow to several megabytes, that is minutes, of stale hands.
 _KERNEL_BUFFER_BYTES = 131_072
 _SUBSCRIPTIONS_PER_SET = 100
+_LOCAL = re.compile(r"ipc://|tcp://(127\.|localhost:|\[::1\])")
 
 
 class EndpointError(OSError):
@@ -34,17 +41,22 @@ class Publisher:
 
     Args:
         endpoint: "tcp://host:port" or "ipc:///path". 127.0.0.1 serves programs on this computer; another host's
-            programs are served by the address of a network interface, or by * for all of them. There is no encryption
-            and no access control: whoever reaches the address can read the hands. Port * takes any free one.
+            programs are served by the address of a network interface, or by * for all of them. Port * takes any free one.
         name: of this program or rig, told to subscribers.
         faces: (F, 3) triangles of the mesh where hands come with vertices.
+        key: secret key file, see `hamuco.streaming.keys`. Without one whoever reaches the address can read the hands.
 
     Raises:
+        KeyFileError: the key cannot be used.
         EndpointError: the address is malformed, in use, or not one of this computer's.
     """
 
     def __init__(
-        self, endpoint: str = DEFAULT_ENDPOINT, name: str = "hamuco", faces: NDArray[np.int32] | None = None
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        name: str = "hamuco",
+        faces: NDArray[np.int32] | None = None,
+        key: Path | None = None,
     ) -> None:
         self._schema = Schema(publisher=name, unix_offset_ns=time.time_ns() - time.monotonic_ns(), faces=faces)
         self._sent: Counter[str] = Counter()  # topic -> messages
@@ -56,7 +68,12 @@ class Publisher:
         self._socket.setsockopt(zmq.SNDBUF, _KERNEL_BUFFER_BYTES)
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
+            if key is not None:
+                use_secret_key(self._socket, key)
             self._socket.bind(endpoint)
+        except KeyFileError:
+            self.close()
+            raise
         except zmq.ZMQError as error:
             self.close()
             if error.errno == zmq.EADDRINUSE:
@@ -67,6 +84,8 @@ class Publisher:
                 )
             reason = zmq.strerror(error.errno or 0)
             raise EndpointError(f"cannot publish at {endpoint} ({reason}); {advice}") from error
+        if key is None and not _LOCAL.match(endpoint):
+            _log.warning("without a key, everybody who reaches %s can read the hands", self.endpoint)
 
     @property
     def endpoint(self) -> str:

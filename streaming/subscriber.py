@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -19,6 +20,7 @@ import zmq
 
 from hamuco.fusion.hand import Side
 from hamuco.streaming.header import MessageError
+from hamuco.streaming.keys import KeyFileError, use_public_key
 from hamuco.streaming.messages import (
     MAX_PART_BYTES,
     HandMessage,
@@ -45,6 +47,7 @@ class HamucoSubscriber:
         latest: skip to the newest frame set whenever the caller was too slow for all of them; False delivers every
             message that arrived, in order, however old.
         timeout_ms: how long to wait for the next hand or set before `TimeoutError`; None waits for ever.
+        key: public key file of a publisher that has a key, see `hamuco.streaming.keys`.
 
     Attributes:
         schema: joint names, parameter layout and mesh triangles; None until the publisher has sent it.
@@ -54,6 +57,7 @@ class HamucoSubscriber:
 
     Raises:
         EndpointError: the address is malformed.
+        KeyFileError: the key cannot be used.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class HamucoSubscriber:
         side: Side | None = None,
         latest: bool = True,
         timeout_ms: int | None = None,
+        key: Path | None = None,
     ) -> None:
         self.schema: Schema | None = None
         self.skipped = 0
@@ -82,7 +87,12 @@ class HamucoSubscriber:
         for topic in ("schema", f"hand.{side or ''}"):
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         try:
+            if key is not None:
+                use_public_key(self._socket, key)
             self._socket.connect(endpoint)
+        except KeyFileError:
+            self.close()
+            raise
         except zmq.ZMQError as error:
             self.close()
             reason = zmq.strerror(error.errno or 0)
@@ -190,5 +200,5 @@ class HamucoSubscriber:
         elif self.malformed:
             reason = f"{self.malformed} messages came that are not in this format: is another program at this address?"
         else:
-            reason = "nothing came at all: is `hamuco live` running, and is this the address it publishes at?"
+            reason = "nothing came at all: is `hamuco live` running, and is this the address it publishes at? A publisher with a key is silent to those without."
         return f"nothing to deliver from {self._endpoint} for {timeout_ms} ms; {reason}"

@@ -65,15 +65,20 @@ def test_five_lines_are_enough_in_a_program_of_its_own() -> None:
         "for hand in HamucoSubscriber(sys.argv[1]):\n"
         "    print(hand.side, hand.joints[0], flush=True)\n"
     )
+    # A shell starts background jobs with Ctrl-C ignored, and they pass that on.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code
     with Publisher(ANY_PORT) as publisher, repeated(lambda: publisher.publish(pair_set(0))):
         endpoint = publisher.endpoint
         program = subprocess.Popen(
             [sys.executable, "-c", code, endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert program.stdout is not None
-        lines = [program.stdout.readline().strip() for _ in range(4)]
-        program.send_signal(signal.SIGINT)
-        _, errors = program.communicate(timeout=PATIENCE_MS / 1000)
+        try:
+            assert program.stdout is not None
+            lines = [program.stdout.readline().strip() for _ in range(4)]
+            program.send_signal(signal.SIGINT)
+            _, errors = program.communicate(timeout=PATIENCE_MS / 1000)
+        finally:
+            program.kill()
     assert set(lines) == {
         f"{side} {example_hand(track).joints[0].astype(np.float32)}" for side, track in (("left", 1), ("right", 2))
     }

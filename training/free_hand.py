@@ -56,6 +56,7 @@ class Samples:
         weights: (N, 16) rows sum to 1; metacarpal bones folded into the wrist.
         faces: (F, 3) closed at the wrist.
         uv: (N, 2); a vertex on a seam of the texture has the coordinates of one side.
+        wrist_loop: (n,) the vertices around the end of the mesh, where the forearm was cut off.
     """
 
     vertices: FloatArray
@@ -63,6 +64,7 @@ class Samples:
     weights: FloatArray
     faces: NDArray[np.int32]
     uv: FloatArray
+    wrist_loop: NDArray[np.int64]
 
 
 def sample_hands(count: int, rng: np.random.Generator) -> Samples:
@@ -104,7 +106,10 @@ def sample_hands(count: int, rng: np.random.Generator) -> Samples:
     faces = human.get_triangular_faces().numpy()
     uv = np.zeros((vertices.shape[1], 2))
     uv[faces] = human.texture_coordinates.numpy()[human.face_texture_coordinate_indices.numpy()]
-    return Samples(vertices, joints, weights, _close(faces), uv)
+    loop = _open_loop(faces)
+    cap = [(loop[0], a, b) for a, b in pairwise(loop[1:])]
+    faces = np.concatenate([faces, np.array(cap)]).astype(np.int32)
+    return Samples(vertices, joints, weights, faces, uv, loop)
 
 
 def _rest(human: anny.Anny, phenotypes: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -129,17 +134,16 @@ def _to_hand_frame(vertices: FloatArray, joints: FloatArray) -> tuple[FloatArray
     return (vertices - wrist) @ turn, (joints - wrist) @ turn
 
 
-def _close(faces: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Add a fan of triangles over the one hole, where the forearm was cut off."""
+def _open_loop(faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Vertices around the one hole of a mesh, in the order in which triangles that close it have to go."""
     edges = {(int(a), int(b)) for face in faces for a, b in zip(face, np.roll(face, -1), strict=True)}
-    following = {b: a for a, b in edges if (b, a) not in edges}  # against the faces' own direction
+    following = {b: a for a, b in edges if (b, a) not in edges}
     loop = [min(following)]
     while (step := following[loop[-1]]) != loop[0]:
         loop.append(step)
     if len(loop) != len(following):
         raise ValueError(f"the hand has more than one hole: {len(following)} open edges, {len(loop)} in the first loop")
-    fan = [(loop[0], a, b) for a, b in pairwise(loop[1:])]
-    return np.concatenate([faces, np.array(fan)]).astype(np.int32)
+    return np.array(loop)
 
 
 def shape_space(samples: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
