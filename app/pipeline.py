@@ -30,7 +30,7 @@ class Result:
 
 
 class Pipeline:
-    """Turns the frame sets of one rig into hands. Give it every set once, in order; then `search`."""
+    """Turns the frame sets of one rig into hands. Give every set once, in order, to `process` and then to `prepare`."""
 
     def __init__(self, rig: Rig, model: HandModel | None = None, max_hands: int = 2) -> None:
         """
@@ -79,11 +79,9 @@ class Pipeline:
         )
         return Result(hand_set, tuple(observation for _, observation in fused))
 
-    def search(self, frame_set: FrameSet) -> None:
-        """Look for lost and further hands in the set just processed, if it is time to.
-
-        To be called when the set's hands are out, so that no followed hand waits for the detector.
-        """
+    def prepare(self, frame_set: FrameSet) -> None:
+        """What can wait until the set's hands are out: refine the calibration, look for lost and further hands."""
+        self.tracker.learn()
         due = self._searched_ns is None or frame_set.t_capture_ns - self._searched_ns >= _SEARCH_EVERY_NS
         if self.tracker.tracked and (self.tracker.has_lost or (self.tracker.has_room and due)):
             self._acquire(frame_set)

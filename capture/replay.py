@@ -84,11 +84,15 @@ class ReplaySource:
         keep_until_ns = None
         if self._config.pace == "original":
             time.sleep(max(t_capture_ns - time.monotonic_ns(), 0) / 1e9)
-            # Nothing is lost by waiting until the next frame is due.
-            rows = self._config.frames
-            keep_until_ns = rows[self._row].t_capture_ns + self._shift_ns if self._row < len(rows) else None
+            keep_until_ns = t_capture_ns + self._interval_ns()
         t_arrival_ns = time.monotonic_ns()
         return Stamp(row.frame, t_capture_ns, row.t_uncertainty_ns, t_arrival_ns, row.t_device_ns, keep_until_ns)
+
+    def _interval_ns(self) -> int:
+        """From the current row to the next, while which nothing is lost by waiting; the last row's as the one before."""
+        rows = self._config.frames
+        later = min(self._row, len(rows) - 1)
+        return rows[later].t_capture_ns - rows[max(later - 1, 0)].t_capture_ns
 
     def _next_row(self) -> RecordedFrame | None:
         """The next row whose frame decodes; the video is at that frame."""

@@ -23,8 +23,9 @@ FloatArray = NDArray[np.float64]
 CROP_SIZE = 224
 
 # The two ways a crop is laid around a hand, with the margins that the network was trained for: around the palm points
-# and knuckles of a hand known from before, or around a palm box from the detector.
-_HAND_RULE = BoxRule(scale=2.0, shift=0.1)
+# and knuckles of a hand known from before, or around a palm box from the detector. The first was trained at 2.0; 1.9
+# lowers the reprojection error of two real clips by 3 %, 1.8 shortens the palm.
+_HAND_RULE = BoxRule(scale=1.9, shift=0.1)
 _PALM_RULE = BoxRule(scale=2.6, shift=0.5)
 _HAND_BOX_JOINTS = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]
 _WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP = 0, 5, 9, 13
@@ -105,8 +106,8 @@ class LandmarkEstimator:
                     ray_sigma=_LANDMARK_SIGMA_PX / region.crop.focal,
                     pixels=region.camera.distort(directions[:, :2] / directions[:, 2:]),
                     presence=float(presence[index, 0]),
-                    # The network names hands as in a mirrored selfie image; ours are not mirrored.
-                    right=1 - float(handedness[index, 0]),
+                    # The network's "left" is that of a mirrored selfie image: the right hand of ours.
+                    right=float(handedness[index, 0]),
                 )
             )
         return hands

@@ -12,45 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
+from hamuco.fusion.anatomy import LIMIT_PRECISION, Anatomy
 from hamuco.fusion.kinematics import FROM_SKEW, Posed, Skeleton, pose
+from hamuco.fusion.targets import JointTargets, align_palm, median
 
 FloatArray = NDArray[np.float64]
 
-_PALM = (0, 1, 5, 9, 13, 17)  # landmarks that hardly move against each other
-_FINGER_IN_ALIGNMENT = 0.02  # what another landmark counts for in the rigid alignment, against 1 for the palm
-_ALIGNMENT_ROUNDS = 8
-_MIN_EXTENT_M = 0.005  # width of the observed joints across their line, below which a rotation about it is unknown
 _ROOT_ANCHOR = 0.01  # m^-2 and rad^-2: only says where a hand stays that nothing else holds
 _MAX_DAMPING = 1e8
 _ANNEALING = 0.5  # of the squared outlier scale, per iteration
 
-# Flexion, abduction and twist per joint, in degrees from straight; the rows are the joints of a finger from the
-# knuckle and of the thumb from its base. Limits of flexion and of finger abduction: American Academy of Orthopaedic
-# Surgeons, Joint Motion (1965), widened by 5 to 10 where active motion goes further; of finger extension: half
-# of the passive 45. The thumb's base counts from the mean pose, as its straight position has no landmark.
-_FINGER_LIMITS = ((-30, 95), (-20, 20), (-8, 8)), ((-10, 110), (-6, 6), (-6, 6)), ((-15, 90), (-6, 6), (-6, 6))
-_THUMB_LIMITS = ((-40, 40), (-45, 45), (-30, 30)), ((-15, 65), (-15, 15), (-10, 10)), ((-20, 85), (-6, 6), (-6, 6))
-_LIMIT_SIGMA = 3.0
-# Standard deviations about the mean pose. Wide for what a joint does, narrow for what it cannot do.
-_FINGER_SIGMA = (40, 12, 4), (40, 3, 3), (30, 3, 3)
-_THUMB_SIGMA = (25, 25, 12), (25, 8, 5), (30, 4, 4)
-# Fingertip joints follow the middle ones by two thirds: Rijpkema and Girard, SIGGRAPH 1991.
-_COUPLING, _COUPLING_SIGMA = 2.0 / 3.0, 20.0
-
-_LOWER, _UPPER = np.radians(np.array([*_FINGER_LIMITS] * 4 + [*_THUMB_LIMITS], np.float64)).reshape(45, 2).T
-_PRECISION = np.radians(np.array([*_FINGER_SIGMA] * 4 + [*_THUMB_SIGMA], np.float64)).ravel() ** -2.0
-_LIMIT_PRECISION = np.radians(_LIMIT_SIGMA) ** -2.0
-_THUMB_BASE = slice(36, 39)
-_PIP, _DIP = 3 + 9 * np.arange(4), 6 + 9 * np.arange(4)  # flexion angles among the 45
-_COUPLING_ROWS = np.zeros((4, 45))
-_COUPLING_ROWS[range(4), _DIP], _COUPLING_ROWS[range(4), _PIP] = 1.0, -_COUPLING
-_COUPLING_PRECISION = np.radians(_COUPLING_SIGMA) ** -2.0
 _NOT_ORIENTATION = np.repeat([1.0, 0.0, 1.0], (3, 3, 45))
-_ANATOMY = np.diag(_PRECISION) + _COUPLING_PRECISION * _COUPLING_ROWS.T @ _COUPLING_ROWS
-
-
-class FitError(ValueError):
-    """Input that no hand can be fitted to."""
+_READ_TURN = np.column_stack([FROM_SKEW, np.eye(3).ravel()])  # (9, 4) rotation matrix -> sine times axis, and trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +59,7 @@ class FitOptions:
 
     model_sigma_m: float = 0.002
     outlier_scale: float = 4.0
-    tolerance: float = 1e-3
+    tolerance: float = 0.05
     max_iterations: int = 40
 
 
@@ -133,52 +106,10 @@ def fit_pose(
     Raises:
         FitError: shapes disagree, an information is negative, or a hand without a start has too few joints.
     """
-    observed = _Observed.of(targets, information, len(skeleton))
-    start_pose = _align(skeleton, observed) if start is None else _posed(skeleton, start)
+    observed = JointTargets.of(targets, information, len(skeleton))
+    start_pose = align_palm(skeleton, observed) if start is None else _posed(skeleton, start)
     problem = _Problem.of(skeleton, observed, start_pose, prior, options)
     return _result(problem, *_minimize(problem, start_pose, options))
-
-
-def can_align(targets: ArrayLike, information: ArrayLike) -> NDArray[np.bool_]:
-    """Whether each of H hands (targets and information as for `fit_pose`) has three joints that are not on a line."""
-    return _Observed.of(targets, information, len(np.asarray(targets))).fixes_orientation()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Observed:
-    """Checked input; zeros where a joint is missing."""
-
-    targets: FloatArray  # (H, 21, 3) m
-    information: FloatArray  # (H, 21, 3, 3) m^-2
-    seen: NDArray[np.bool_]  # (H, 21)
-
-    @classmethod
-    def of(cls, targets: ArrayLike, information: ArrayLike, hands: int) -> _Observed:
-        points, inverse = np.asarray(targets, np.float64), np.asarray(information, np.float64)
-        if points.shape != (hands, 21, 3) or inverse.shape not in ((hands, 21), (hands, 21, 3, 3)):
-            raise FitError(
-                f"targets {points.shape} and information {inverse.shape} for {hands} hands; "
-                f"expected ({hands}, 21, 3) and ({hands}, 21) or ({hands}, 21, 3, 3)"
-            )
-        if inverse.ndim == 2:
-            inverse = inverse[..., None, None] * np.eye(3)
-        own = inverse.reshape(hands, 21, 9)[..., ::4]
-        if (own < 0).any():
-            hand, joint = np.argwhere((own < 0).any(axis=2))[0]
-            raise FitError(f"hand {hand}, joint {joint}: information {own[hand, joint].tolist()} m^-2 is negative")
-        seen = np.isfinite(points).all(axis=2) & np.isfinite(inverse).all(axis=(2, 3)) & (own > 0).any(axis=2)
-        if not seen.all():
-            points = np.where(seen[..., None], points, 0.0)
-            inverse = np.where(seen[..., None, None], inverse, 0.0)
-        return cls(points, inverse, seen)
-
-    def fixes_orientation(self) -> NDArray[np.bool_]:
-        """(H,) whether three joints are not on a line."""
-        count = np.maximum(self.seen.sum(axis=1), 1)[:, None]
-        centred = np.where(self.seen[..., None], self.targets - (self.targets.sum(axis=1) / count)[:, None], 0.0)
-        # The second singular value is the root of the summed squares of the distances from the best line.
-        enough: NDArray[np.bool_] = np.linalg.svd(centred, compute_uv=False)[:, 1] > _MIN_EXTENT_M
-        return enough
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,7 +144,7 @@ class _Problem:
     def of(
         cls,
         skeleton: Skeleton,
-        observed: _Observed,
+        observed: JointTargets,
         start: Posed,
         prior: PosePrior | None,
         options: FitOptions,
@@ -224,15 +155,10 @@ class _Problem:
         joints = np.arange(21)
         block[:, :, joints, :, joints] = softened.transpose(1, 0, 2, 3)
 
-        zero = np.zeros((hands, 15, 3))
-        zero[..., 0] = skeleton.straight
-        zero = zero.reshape(hands, 45)
-        zero[:, _THUMB_BASE] = skeleton.mean_angles[:, _THUMB_BASE]
+        anatomy = Anatomy.of(skeleton)
         prior_information = np.zeros((hands, 51, 51))
-        prior_information[:, 6:, 6:] = _ANATOMY
-        prior_vector = np.zeros((hands, 51))
-        prior_vector[:, 6:] = _PRECISION * skeleton.mean_angles
-        prior_vector[:, 6:] += _COUPLING_PRECISION * (zero @ _COUPLING_ROWS.T) @ _COUPLING_ROWS
+        prior_information[:, 6:, 6:] = anatomy.information
+        prior_vector = np.concatenate([np.zeros((hands, 6)), anatomy.vector], axis=1)
         diagonal = _diagonal(prior_information)
         expected = start
         if prior is not None:
@@ -249,8 +175,8 @@ class _Problem:
             target=observed.targets.transpose(0, 2, 1).reshape(hands, 63),
             information=block.reshape(hands, 63, 63),
             seen=observed.seen,
-            lower=zero + _LOWER,
-            upper=zero + _UPPER,
+            lower=anatomy.lower,
+            upper=anatomy.upper,
             wrist_position=expected.wrist_position,
             wrist_rotation=expected.wrist_rotation,
             prior_information=prior_information,
@@ -266,20 +192,21 @@ class _Problem:
 
         turned = posed.wrist_rotation @ self.wrist_rotation.transpose(0, 2, 1)
         # Orientation costs p (1 - cos) of the angle to the expected one: smooth everywhere, and p angle^2 / 2 nearby.
-        cosine = 0.5 * (np.einsum("hii->h", turned) - 1.0)
-        sine_axis = turned.reshape(hands, 9) @ FROM_SKEW
-        deviation = np.concatenate([posed.wrist_position - self.wrist_position, sine_axis, posed.angles], axis=1)
+        sine_axis_and_trace = turned.reshape(hands, 9) @ _READ_TURN
+        deviation = np.concatenate(
+            [posed.wrist_position - self.wrist_position, sine_axis_and_trace[:, :3], posed.angles], axis=1
+        )
         gradient = (self.prior_information @ deviation[..., None])[..., 0] - self.prior_vector
         quadratic = (deviation * (gradient - self.prior_vector)) @ _NOT_ORIENTATION
         beyond = posed.angles - np.minimum(np.maximum(posed.angles, self.lower), self.upper)
-        limit_pull = _LIMIT_PRECISION * beyond
+        limit_pull = LIMIT_PRECISION * beyond
         gradient[:, 6:] += limit_pull
         return _State(
             posed=posed,
             pull=pull,
             squared_distance=(residual * pull).reshape(hands, 3, 21).sum(axis=1),
             prior_cost=0.5 * (quadratic + (beyond * limit_pull).sum(axis=1))
-            + self.prior_information[:, 3, 3] * (1.0 - cosine),
+            + self.prior_information[:, 3, 3] * (1.5 - 0.5 * sine_axis_and_trace[:, 3]),
             prior_gradient=gradient,
             beyond_limit=beyond != 0.0,
         )
@@ -290,7 +217,7 @@ class _Problem:
         It follows the median, so that a hand that has moved is not mistaken for 21 outliers. 2.5 medians of a distance
         in three dimensions are 3.9 standard deviations, so the median takes over where the noise is above what was stated.
         """
-        return np.maximum(6.25 * _median(state.squared_distance, self.seen), self.outlier_scale**2)
+        return np.maximum(6.25 * median(state.squared_distance, self.seen), self.outlier_scale**2)
 
     def normal_equations(self, state: _State, joint_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient (H, 51) and Gauss-Newton Hessian (H, 51, 51) of the cost by the pose increments."""
@@ -298,7 +225,7 @@ class _Problem:
         weights = np.concatenate([joint_weights] * 3, axis=1)  # (H, 63)
         hessian = (jacobian @ (weights[..., None] * self.information)) @ jacobian.transpose(0, 2, 1)
         hessian += self.prior_information
-        _diagonal(hessian)[:, 6:] += _LIMIT_PRECISION * state.beyond_limit
+        _diagonal(hessian)[:, 6:] += LIMIT_PRECISION * state.beyond_limit
         gradient = (jacobian @ (weights * state.pull)[..., None])[..., 0] + state.prior_gradient
         return gradient, hessian
 
@@ -334,12 +261,11 @@ def _minimize(
         better = _cost(trial, scale) <= _cost(state, scale)
 
         iterations += ~converged
-        accepted = better & ~converged
         # The Newton decrement is twice the gain to be had, unless damping has shortened the step.
         gain = -(gradient * step).sum(axis=1)
         converged |= (gain < options.tolerance) & (damping < 0.1) & (annealed <= settled)[:, 0]
         damping = np.where(better, damping * 0.1, np.maximum(damping * 10.0, 1e-3))
-        state = trial if accepted.all() else _chosen(accepted, trial, state)
+        state = trial if better.all() else _chosen(better, trial, state)
         annealed = np.minimum(_ANNEALING * annealed, state.squared_distance.max(axis=1, keepdims=True))
         if (converged | (damping > _MAX_DAMPING)).all():
             break
@@ -370,14 +296,6 @@ def _diagonal(matrices: FloatArray) -> FloatArray:
     return matrices.reshape(len(matrices), -1)[:, :: matrices.shape[-1] + 1]
 
 
-def _median(values: FloatArray, where: NDArray[np.bool_]) -> FloatArray:
-    """(H, 1) lower median of each row of values (H, K) where true; 0 for a row with none."""
-    count = where.sum(axis=1)
-    ordered = np.sort(np.where(where, values, np.inf), axis=1)
-    median = ordered[np.arange(len(count)), np.maximum(count - 1, 0) // 2]
-    return np.where(count > 0, median, 0.0)[:, None]
-
-
 def _chosen(where: NDArray[np.bool_], new: _State, old: _State) -> _State:
     """For each hand the new state where (H,) true, the old one elsewhere."""
 
@@ -392,38 +310,3 @@ def _posed(skeleton: Skeleton, poses: HandPoses) -> Posed:
     angles = skeleton.basis[:, 1:].transpose(0, 1, 3, 2) @ poses.hand_pose.reshape(-1, 15, 3, 1)
     position = poses.transl + skeleton.wrist
     return pose(skeleton, poses.global_orient, position, angles.reshape(-1, 45) + skeleton.mean_angles)
-
-
-def _align(skeleton: Skeleton, observed: _Observed) -> Posed:
-    """Hands in the mean pose, moved rigidly onto their palms. Reweighted, so that one bad joint does not turn a hand."""
-    possible = observed.fixes_orientation()
-    if not possible.all():
-        hand = int(np.argmin(possible))
-        raise FitError(
-            f"hand {hand} has {int(observed.seen[hand].sum())} joints, which do not fix its orientation: three that are "
-            f"more than {1000 * _MIN_EXTENT_M:.0f} mm off one line are needed; give a start pose, or leave it out "
-            "(see can_align)"
-        )
-    targets, seen = observed.targets, observed.seen
-    hands = len(skeleton)
-    mean = pose(skeleton, np.zeros((hands, 3)), np.zeros((hands, 3)), skeleton.mean_angles)
-    model = mean.landmarks.transpose(0, 2, 1)  # (H, 21, 3), from the wrist
-    importance = np.full(21, _FINGER_IN_ALIGNMENT)
-    importance[list(_PALM)] = 1.0
-    base = importance * np.trace(observed.information, axis1=2, axis2=3)
-    palm = seen & (importance == 1.0)
-    judges = np.where(palm.sum(axis=1, keepdims=True) >= 3, palm, seen)  # whose distances say what is usual
-    trust = np.ones((hands, 21))
-    for _ in range(_ALIGNMENT_ROUNDS):
-        weights = (base * trust)[..., None]
-        weights = weights / weights.sum(axis=1, keepdims=True)
-        model_centre, target_centre = (weights * model).sum(axis=1), (weights * targets).sum(axis=1)
-        covariance = (weights * (targets - target_centre[:, None])).transpose(0, 2, 1) @ (model - model_centre[:, None])
-        left, _, right = np.linalg.svd(covariance)
-        left[:, :, 2] *= np.linalg.det(left @ right)[:, None]  # a rotation, not a reflection
-        rotation = left @ right
-        position = target_centre - (rotation @ model_centre[..., None])[..., 0]
-        distance = np.linalg.norm(model @ rotation.transpose(0, 2, 1) + position[:, None] - targets, axis=2)
-        scale = np.maximum(_median(distance, judges), 1e-6)
-        trust = (scale**2 / (scale**2 + distance**2)) ** 2
-    return pose(skeleton, Rotation.from_matrix(rotation).as_rotvec(), position, skeleton.mean_angles)

@@ -47,6 +47,8 @@ _EXPECTED_TRANSL, _EXPECTED_TURN = (0.02, 0.5), (0.2, 4.0)
 # Wrist and knuckles, whose mean is the hand's position for the velocity, and how quickly the velocity follows.
 _PALM = [0, 5, 9, 13, 17]
 _VELOCITY_GAIN = 0.7
+# Good sets after which the shape of a hand is locked, and after which it is first and then again guessed.
+_SHAPE_SETS, _SHAPE_STEP = 20, 5
 # A lost hand that turns up again within this distance, m, is the same hand.
 _REACH = 0.4
 # A single view cannot be checked by another one: it must be this close to expectation, standard deviations.
@@ -127,6 +129,7 @@ class HandTracker:
         self._vertices = vertices
         self._tracks: list[_Track] = []
         self._next_id = 0
+        self._to_learn: list[Observation] = []
 
     @property
     def tracked(self) -> int:
@@ -162,14 +165,23 @@ class HandTracker:
         observed = [track for track in self._tracks if track.id in observations]
         self._fit(t_ns, observed, [observations[track.id] for track in observed])
         self._end_tracks(t_ns)
-        for track in self._tracks:
-            if track.id in observations and np.linalg.norm(track.velocity) < _SLOW:
-                self.refiner.add(observations[track.id].views, observations[track.id].triangulation)
-        self.rig = self.refiner.rig()
+        self._to_learn = [
+            observations[track.id]
+            for track in self._tracks
+            if track.id in observations and np.linalg.norm(track.velocity) < _SLOW
+        ]
         self.smoothing_delay_ns = 0
         return [
             (self._hand(t_ns, track, observations.get(track.id)), observations.get(track.id)) for track in self._tracks
         ]
+
+    def learn(self) -> None:
+        """Refine the calibration by the hands of the last update. Apart from it, so that no hand waits for this."""
+        for observation in self._to_learn:
+            self.refiner.add(observation.views, observation.triangulation)
+        if self._to_learn:
+            self.rig = self.refiner.rig()
+        self._to_learn = []
 
     def _observe(self, t_ns: int, views: list[ViewHand], track: _Track) -> Observation | None:
         """Triangulate a followed hand from the views that agree; None where none is left."""
@@ -302,28 +314,25 @@ class HandTracker:
         )
 
 
-@dataclass(slots=True, eq=False)
 class _Body:
     """The hand model of one side with the person's shape: measured over the first good sets, then locked."""
 
-    model: HandModel
-    betas: FloatArray = field(default_factory=lambda: np.zeros(10))
-    skeleton: Skeleton = field(init=False)
-    _estimator: ShapeEstimator | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.skeleton = Skeleton.of(self.model, self.betas)
-        self._estimator = ShapeEstimator(self.model)
+    def __init__(self, model: HandModel) -> None:
+        self.model = model
+        self._estimator = ShapeEstimator(model, _SHAPE_SETS)
+        self._set_shape(np.zeros(10))
 
     def measure(self, triangulation: Triangulation) -> None:
-        """Collect one observed hand; the shape is set once, when there are enough."""
-        if self._estimator is None:
-            return
-        self._estimator.add(triangulation.points, triangulation.information)
-        if self._estimator.ready:
-            self.betas = self._estimator.betas()
-            self.skeleton = Skeleton.of(self.model, self.betas)
-            self._estimator = None
+        """Take in one observed hand as long as the shape is not locked."""
+        used = self._estimator.used
+        self._estimator.add(triangulation.points, triangulation.sigma)
+        # A first guess is far better than the mean shape; a new one with every set would only make the hand breathe.
+        if self._estimator.used > used and self._estimator.used % _SHAPE_STEP == 0:
+            self._set_shape(self._estimator.betas())
+
+    def _set_shape(self, betas: FloatArray) -> None:
+        self.betas = betas
+        self.skeleton = Skeleton.of(self.model, betas)
 
 
 def _row(poses: HandPoses, index: int) -> HandPoses:

@@ -38,6 +38,12 @@ class Triangulation:
     information: FloatArray
     inliers: FloatArray
 
+    @property
+    def sigma(self) -> FloatArray:
+        """(J,) standard deviation of the points, m, root mean square of the three directions."""
+        variance = np.linalg.inv(self.information + _WEAK_PRIOR * np.eye(3)).trace(axis1=1, axis2=2) / 3
+        return np.asarray(np.sqrt(variance))
+
 
 def triangulate(
     origins: FloatArray, rays: FloatArray, sigma: FloatArray, start: FloatArray | None = None

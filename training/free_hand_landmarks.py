@@ -7,26 +7,43 @@ cameras, and each landmark is expressed by a few vertices of the mesh.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import moderngl
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from hamuco.calibration.camera import Camera
 from hamuco.engine.crops import CropCamera
-from hamuco.engine.hand_model import LANDMARKS, HandModel, axis_angle_to_matrix, forward
+from hamuco.engine.hand_model import (
+    JOINTS,
+    LANDMARKS,
+    HandModel,
+    axis_angle_to_matrix,
+    bone_transforms,
+    forward,
+    pose_rotations,
+    rest_joints,
+)
 from hamuco.engine.landmarks import CROP_SIZE, region_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.runtime import Network
 
 FloatArray = NDArray[np.float64]
 
-_BATCH = 32
 _MIN_PRESENCE = 0.8
 _MIN_VIEWS = 5
 _ROBUST_SCALE = 0.004  # m; landmarks of a single view are some millimetres off, wrong ones centimetres
 _CAMERA_DISTANCE = 0.6  # m
+
+# Landmark -> skeleton joint, for all but the wrist and the fingertips.
+LANDMARK_JOINTS = {
+    1 + 4 * finger + part: first + part
+    for finger, first in enumerate((13, 1, 4, 10, 7))  # thumb, index, middle, ring, little
+    for part in range(3)
+}
 
 _VERTEX_SHADER = """
 #version 330
@@ -125,11 +142,15 @@ class Observations:
     """What the network sees of posed hands.
 
     Attributes:
+        pose: (poses, 45) relative to the mean pose.
+        betas: (poses, 10).
         vertices: (poses, N, 3) m.
-        landmarks: (poses, 21, 3) m, triangulated; NaN where too few views agree.
+        landmarks: (poses, 21, 3) m, triangulated.
         spread: (poses, 21) m, median distance of the views' rays from them.
     """
 
+    pose: FloatArray
+    betas: FloatArray
     vertices: FloatArray
     landmarks: FloatArray
     spread: FloatArray
@@ -146,7 +167,7 @@ class LandmarkObserver:
         rings = np.concatenate([[wrist_loop], count + np.arange(4 * ring).reshape(4, ring)])
         quads = [
             (near[i], near[(i + 1) % ring], far[(i + 1) % ring], far[i])
-            for near, far in zip(rings[:-1], rings[1:], strict=True)
+            for near, far in pairwise(rings)
             for i in range(ring)
         ]
         forearm = [triangle for a, b, c, d in quads for triangle in ((a, b, c), (a, c, d))]
@@ -156,20 +177,19 @@ class LandmarkObserver:
 
     def observe(self, poses: int, views: int, rng: np.random.Generator) -> Observations:
         """Observe random poses and shapes, each from `views` directions around it."""
-        vertices, landmarks, spread = [], [], []
+        kept = []
         for _ in range(poses):
-            betas = rng.normal(0, 0.7, 10)
-            mesh = forward(self._model, np.zeros(3), random_pose(self._model, rng), betas, np.zeros(3))
+            pose, betas = random_pose(self._model, rng), rng.normal(0, 0.7, 10)
+            mesh = forward(self._model, np.zeros(3), pose, betas, np.zeros(3))
             assert mesh.vertices is not None
             cameras = [_random_camera(mesh.landmarks, rng) for _ in range(views)]
             # Twice: the second crop is laid around what the first one showed, as in tracking.
             seen, _ = self._triangulate(mesh.vertices, mesh.landmarks, cameras, rng)
             around = np.where(np.isfinite(seen), seen, mesh.landmarks)
             seen, rest = self._triangulate(mesh.vertices, around, cameras, rng)
-            vertices.append(mesh.vertices)
-            landmarks.append(seen)
-            spread.append(rest)
-        return Observations(np.array(vertices), np.array(landmarks), np.array(spread))
+            if np.isfinite(seen).all():
+                kept.append((pose, betas, mesh.vertices, seen, rest))
+        return Observations(*(np.array(column) for column in zip(*kept, strict=True)))
 
     def picture(
         self, vertices: FloatArray, camera: Camera, crop: CropCamera, rng: np.random.Generator
@@ -213,6 +233,33 @@ class LandmarkObserver:
         rays = np.stack([crops[i][0].world_rays(crops[i][1].directions(pixels[i])) for i in kept], axis=1)
         centres = np.array([crops[i][0].centre for i in kept])
         return triangulate_robustly(centres, rays)
+
+
+def sparse_combination(
+    vertices: FloatArray, targets: FloatArray, candidates: int, allowed: NDArray[np.bool_] | None = None
+) -> FloatArray:
+    """Non-negative weights (N,), summing to 1, of the vertices nearest to a point such that it is followed best.
+
+    Args:
+        vertices: (cases, N, 3) m.
+        targets: (cases, 3) m.
+        candidates: how many vertices to choose from.
+        allowed: (N,) which vertices may be used; all by default.
+    """
+    distance = np.linalg.norm(vertices - targets[:, None], axis=-1).mean(axis=0)
+    if allowed is not None:
+        distance = np.where(allowed, distance, np.inf)
+    near = np.argsort(distance)[:candidates]
+    offsets = (vertices[:, near] - targets[:, None]).transpose(0, 2, 1).reshape(-1, candidates)
+    # Offsets instead of positions make "sums to 1" a matter of scale: the row below fixes it, the last ones spread
+    # the weights over the ring around the joint instead of a few vertices with opposite errors.
+    spread = 1e-4 * np.sqrt(len(targets))
+    system = np.concatenate([offsets, np.full((1, candidates), 10.0), np.diag(spread * (1 + distance[near] / 0.02))])
+    solution, _ = nnls(system, np.concatenate([np.zeros(len(offsets)), [10.0], np.zeros(candidates)]))
+    solution[solution < 1e-3] = 0
+    row = np.zeros(vertices.shape[1])
+    row[near] = solution / solution.sum()
+    return row
 
 
 def triangulate_robustly(centres: FloatArray, rays: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -263,3 +310,34 @@ def _random_camera(landmarks: FloatArray, rng: np.random.Generator) -> Camera:
     camera_from_world[:3, 3] = -camera_from_world[:3, :3] @ (middle + direction * _CAMERA_DISTANCE)
     matrix = np.array([[1000.0, 0, 639.5], [0, 1000.0, 479.5], [0, 0, 1]])
     return Camera("virtual", (1280, 960), matrix, np.zeros(0), camera_from_world)
+
+
+def joint_offsets(model: HandModel, seen: Observations) -> FloatArray:
+    """How far (16, 3) m the seen landmarks are from the model's joints, in the rest pose; zero for the wrist.
+
+    A joint belongs to two bones; seen from the one and from the other it should be at the same place.
+    """
+    joints = rest_joints(model, seen.betas)
+    rotations = pose_rotations(model, np.zeros(3), seen.pose)
+    transforms, _ = bone_transforms(model.parents, rotations, joints)
+    offsets = np.zeros((JOINTS, 3))
+    for landmark, joint in LANDMARK_JOINTS.items():
+        for bone in (joint, int(model.parents[joint])):
+            moved = seen.landmarks[:, landmark] - transforms[:, bone, :, 3]
+            at_rest = (moved[:, None] @ transforms[:, bone, :, :3])[:, 0]
+            offsets[joint] += np.median(at_rest - joints[:, joint], axis=0) / 2
+    return offsets
+
+
+def fit_landmarks(model: HandModel, seen: Observations) -> HandModel:
+    """The model with a landmark regressor fitted to two thirds of the observations; prints what the last third says."""
+    split = 2 * len(seen.pose) // 3
+    regressor = np.zeros((LANDMARKS, len(model.v_template)))
+    for landmark in range(LANDMARKS):
+        regressor[landmark] = sparse_combination(seen.vertices[:split], seen.landmarks[:split, landmark], 150)
+    error = np.linalg.norm(regressor @ seen.vertices - seen.landmarks, axis=-1)
+    bias = np.linalg.norm((regressor @ seen.vertices - seen.landmarks)[split:].mean(axis=0), axis=-1)
+    print(f"landmarks, median distance on held-out poses {np.round(1e3 * np.median(error[split:], axis=0), 1)} mm")
+    print(f"landmarks, length of the mean deviation on held-out poses {np.round(1e3 * bias, 1)} mm")
+    print(f"vertices per landmark {(regressor > 0).sum(axis=1)}")
+    return replace(model, landmark_regressor=regressor)

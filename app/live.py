@@ -1,0 +1,155 @@
+"""The live run: grabbers, synchronizer, pipeline and publishers in one loop."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from hamuco.app.pipeline import Pipeline, Result
+from hamuco.app.report import Report
+from hamuco.app.view_link import ViewerLink
+from hamuco.calibration.camera import Rig
+from hamuco.capture.frame import Frame, FrameSet
+from hamuco.capture.grabber import CameraEvent, Grabbers
+from hamuco.capture.source import SourceConfig
+from hamuco.capture.synchronizer import Synchronizer
+from hamuco.streaming.publisher import Publisher
+
+# How long a set waits for a live camera that does not deliver, before it goes on without it.
+_DEADLINE_NS = 100_000_000
+_POLL_MS = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Status:
+    """What a watching person wants to know, after each set."""
+
+    result: Result
+    latency_ms: Mapping[str, float]
+    dropped: Mapping[str, int]
+    lost_cameras: Mapping[str, str]  # name -> reason
+
+
+class LiveRun:
+    """Runs cameras, or a recording that plays them, until they end or somebody says stop.
+
+    Live cameras: what cannot be taken in time is dropped and counted, the newest set wins. A recording: nothing is
+    dropped, so that it gives the same hands every time.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        pipeline: Pipeline,
+        sources: Sequence[SourceConfig],
+        publishers: Sequence[Publisher] = (),
+        viewer: ViewerLink | None = None,
+        replay: bool = False,
+    ) -> None:
+        self._rig = rig
+        self._pipeline = pipeline
+        self._sources = sources
+        self._publishers = publishers
+        self._viewer = viewer
+        self._replay = replay
+        self._synchronizer = Synchronizer(rig.names, deadline_ns=None if replay else _DEADLINE_NS)
+        self._report = Report(rig, pipeline.estimator.name)
+        self._counts: Counter[str] = Counter()
+        self._lost: dict[str, str] = {}
+        self._synchronize_ms = 0.0
+        self._seconds = 0.0
+
+    def run(self, watch: Callable[[Status], None]) -> None:
+        """Run to the end or to Ctrl-C; `watch` is called after every set.
+
+        Raises:
+            SourceError: a camera does not open.
+        """
+        with Grabbers(self._sources) as grabbers:
+            start = time.monotonic()
+            try:
+                while grabbers.active:
+                    for frame_set in self._receive(grabbers):
+                        watch(self._process(grabbers, frame_set))
+            except KeyboardInterrupt:
+                pass
+            finally:
+                self._seconds = time.monotonic() - start
+                self._count_cameras(grabbers)
+
+    def report(self) -> dict[str, Any]:
+        """The run in numbers; see `hamuco.app.report`."""
+        report = self._report.as_dict(self._dropped(), self._seconds, self._pipeline.tracker.refiner)
+        report["warnings"] += [f"camera {name!r} was lost: {reason}" for name, reason in self._lost.items()]
+        return report
+
+    def _receive(self, grabbers: Grabbers) -> list[FrameSet]:
+        """The sets that are complete by now, oldest first; of live cameras the newest only."""
+        items = grabbers.receive(_POLL_MS)
+        start = time.perf_counter_ns()
+        sets: list[FrameSet] = []
+        for item in items:
+            if isinstance(item, Frame):
+                sets += self._synchronizer.push(item)
+            else:
+                sets += self._camera_over(item)
+        sets += self._synchronizer.advance(time.monotonic_ns())
+        self._synchronize_ms = (time.perf_counter_ns() - start) * 1e-6 / max(len(sets), 1)
+        self._release(grabbers, self._synchronizer.take_dropped())
+        if not self._replay:
+            for frame_set in sets[:-1]:
+                self._counts["sets_skipped"] += 1
+                self._release(grabbers, frame_set.frames.values())
+            sets = sets[-1:]
+        return sets
+
+    def _camera_over(self, event: CameraEvent) -> list[FrameSet]:
+        if event.kind == "lost":
+            self._lost[event.camera] = event.reason
+            self._counts["cameras_lost"] += 1
+        return self._synchronizer.camera_ended(event.camera)
+
+    def _process(self, grabbers: Grabbers, frame_set: FrameSet) -> Status:
+        result = self._pipeline.process(frame_set)
+        self._count_cameras(grabbers)
+        dropped = self._dropped()
+        hand_set = replace(
+            result.hand_set,
+            stage_ms={"synchronize": self._synchronize_ms, **result.hand_set.stage_ms},
+            counters={**result.hand_set.counters, **dropped},
+        )
+        start = time.perf_counter_ns()
+        for publisher in self._publishers:
+            publisher.publish(hand_set)
+        latency_ms = {**hand_set.stage_ms, "publish": (time.perf_counter_ns() - start) * 1e-6}
+        latency_ms["total"] = sum(latency_ms.values())
+        latency_ms["capture_to_publish"] = (time.monotonic_ns() - frame_set.t_capture_ns) * 1e-6
+        if self._viewer is not None:
+            slots = {name: grabbers.slot_of(frame) for name, frame in frame_set.frames.items()}
+            self._viewer.show(frame_set, slots, self._pipeline.tracker.rig)
+        self._pipeline.prepare(frame_set)
+        self._release(grabbers, frame_set.frames.values())
+        self._report.add(result, latency_ms)
+        return Status(result, latency_ms, dropped, self._lost)
+
+    def _count_cameras(self, grabbers: Grabbers) -> None:
+        """Add up what the grabbers lost, over all cameras."""
+        for reason in ("dropped_no_slot", "undecodable", "missing", "discarded"):
+            self._counts[f"frames_{reason}"] = sum(getattr(counts, reason) for counts in grabbers.counters.values())
+
+    def _dropped(self) -> dict[str, int]:
+        """Running totals of everything that was lost before the pipeline, by reason."""
+        of_frames = {
+            f"frames_{reason}": count
+            for reason, count in asdict(self._synchronizer.counters).items()
+            if reason.startswith("dropped")
+        }
+        return {reason: count for reason, count in {**self._counts, **of_frames}.items() if count}
+
+    @staticmethod
+    def _release(grabbers: Grabbers, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            grabbers.release(frame)

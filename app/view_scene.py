@@ -1,0 +1,308 @@
+"""What the viewer shows, as Rerun entities:
+
+    world/cameras/<camera>          pose, pinhole without distortion, and below it the undistorted image
+    world/hands/<side>[_<n>]/...    mesh, bones, joints and label of the n-th hand of a side
+    latency/<stage>                 milliseconds per stage, and from exposure to publication
+    status, log                     a table of hands and counters, and lines of text
+
+on the timelines "set" (set ids) and "capture_time". A 2D view at a camera lets Rerun itself project the hands of the
+world into the image, which is exact because distortion is taken out of the image, not put into the hands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+import rerun as rr
+import rerun.blueprint as rrb
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from hamuco.calibration.camera import Camera, Rig
+from hamuco.capture.source import Image
+from hamuco.engine.hand_model import HandModel, forward
+from hamuco.fusion.hand import JOINT_EDGES, Side
+from hamuco.streaming.messages import HandMessage, SetMessage
+
+FloatArray = NDArray[np.float64]
+
+_IMAGE_WIDTH = 640  # px at most; more costs time for what nobody sees in a small view
+_JPEG_QUALITY = 80
+# The widest that a view gets, in tangents from its axis: 60 degrees, beyond which a pinhole image is mostly border.
+_WIDEST = 1.7
+# Orange and blue stay apart for colour-blind eyes, in a shade that shows form.
+_MESH_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (226, 158, 112), "left": (118, 162, 222)}
+_BONE_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (255, 120, 30), "left": (40, 130, 255)}
+_SOLID, _FAINT = 255, 70  # opacity of hands that are seen, and of extrapolated ones
+_SILENT_NS = 1_000_000_000  # after which a camera without frames is mentioned
+_PLOT_S = 10.0
+
+
+class PinholeView:
+    """A camera's image without lens distortion, scaled down to `_IMAGE_WIDTH`."""
+
+    def __init__(self, camera: Camera) -> None:
+        width, height = camera.size
+        scale = min(1.0, _IMAGE_WIDTH / width)
+        self.size = (round(width * scale), round(height * scale))
+        """Width and height, px."""
+        self.matrix = _covering_matrix(camera, self.size)
+        """3x3, with pixel centres at integer coordinates."""
+        columns, rows = np.meshgrid(np.arange(self.size[0]), np.arange(self.size[1]))
+        normalized = np.stack(
+            [
+                (columns - self.matrix[0, 2]) / self.matrix[0, 0],
+                (rows - self.matrix[1, 2]) / self.matrix[1, 1],
+            ],
+            axis=-1,
+        )
+        source = camera.distort(normalized).astype(np.float32)
+        self._maps = cv2.convertMaps(source[..., 0], source[..., 1], cv2.CV_16SC2)
+
+    def __call__(self, image: Image) -> Image:
+        """Camera image (height, width, 3) -> image of `size`; black where the camera does not see."""
+        result: Image = cv2.remap(image, *self._maps, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        return result
+
+
+def _covering_matrix(camera: Camera, size: tuple[int, int]) -> FloatArray:
+    """Pinhole matrix whose image shows at least what the camera sees between the middles of its four borders."""
+    u, v = (np.array(camera.size) - 1.0) / 2
+    middles = camera.undistort([[0.0, v], [2 * u, v], [u, 0.0], [u, 2 * v]])
+    (left, right), (top, bottom) = middles[:2, 0], middles[2:, 1]
+    low = np.maximum(np.nan_to_num([left, top], nan=-_WIDEST), -_WIDEST)
+    high = np.minimum(np.nan_to_num([right, bottom], nan=_WIDEST), _WIDEST)
+    last = np.array(size) - 1.0
+    focal = (last / (high - low)).min()
+    centre = last / 2 - focal * (low + high) / 2
+    return np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
+
+
+class Scene:
+    """Logs frame sets, one after the other, to a Rerun recording."""
+
+    def __init__(self, recording: rr.RecordingStream, rig: Rig, model: HandModel) -> None:
+        self._recording = recording
+        self._views = {camera.name: PinholeView(camera) for camera in rig}
+        self._bodies: dict[Side, _Body] = {"right": _Body(model), "left": _Body(model.mirrored())}
+        self._poses: dict[str, FloatArray] = {}
+        self._last_ns: dict[str, int] = {}  # camera -> capture time of the last set that it was in
+        self._silent: set[str] = set()
+        self._shown: dict[str, tuple[int, Side]] = {}  # entity -> track and side of the hand it shows
+        self._with_mesh: set[str] = set()
+        size = _workspace(rig)[1]
+        for camera in rig:
+            view = self._views[camera.name]
+            # Rerun puts the corner of the image, not the centre of its first pixel, at the origin.
+            matrix = view.matrix + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+            pinhole = rr.Pinhole(
+                image_from_camera=matrix,
+                resolution=view.size,
+                camera_xyz=rr.ViewCoordinates.RDF,
+                image_plane_distance=0.2 * size,
+                line_width=0.0,
+            )
+            recording.log(camera_path(camera.name), pinhole, static=True)
+            self._move_camera(camera.name, camera.camera_from_world)
+        recording.log("log", rr.TextLog(f"viewing {len(rig)} cameras: {', '.join(rig.names)}"))
+
+    def show(
+        self,
+        message: SetMessage,
+        hands: Sequence[HandMessage],
+        images: Mapping[str, Image],
+        counters: Mapping[str, int],
+    ) -> None:
+        """Log one set.
+
+        Args:
+            message: the set.
+            hands: its hands.
+            images: camera name -> image; may lack cameras.
+            counters: of the viewer itself, shown below those of the set.
+        """
+        t_ns = message.t_capture_ns
+        self._recording.set_time("set", sequence=message.set_id)
+        self._recording.set_time("capture_time", timestamp=np.datetime64(t_ns + message.unix_offset_ns, "ns"))
+        for name, image in images.items():
+            jpeg = cv2.imencode(".jpg", self._views[name](image), (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1]
+            picture = rr.EncodedImage(contents=jpeg.tobytes(), media_type="image/jpeg")
+            self._recording.log(f"{camera_path(name)}/image", picture)
+        self._show_hands(hands)
+        self._mention_cameras(message)
+        for stage, ms in message.stage_ms.items():
+            self._recording.log(rr.new_entity_path(["latency", stage]), rr.Scalars(ms))
+        total_ms = (message.t_publish_ns - t_ns) * 1e-6
+        self._recording.log("latency/exposure to publication", rr.Scalars(total_ms))
+        text = _status(message, hands, total_ms, counters)
+        self._recording.log("status", rr.TextDocument(text, media_type=rr.MediaType.MARKDOWN))
+
+    def move_cameras(self, camera_from_world: Mapping[str, FloatArray]) -> None:
+        """Take over refined poses, 4x4 by camera name, where they changed."""
+        for name, pose in camera_from_world.items():
+            if not np.array_equal(pose, self._poses[name]):
+                self._move_camera(name, pose)
+
+    def say(self, text: str, level: str = rr.TextLogLevel.INFO) -> None:
+        """Add a line to the log."""
+        self._recording.log("log", rr.TextLog(text, level=level))
+
+    def _move_camera(self, name: str, camera_from_world: FloatArray) -> None:
+        self._poses[name] = camera_from_world
+        world_from_camera = np.linalg.inv(camera_from_world)
+        pose = rr.Transform3D(translation=world_from_camera[:3, 3], mat3x3=world_from_camera[:3, :3])
+        self._recording.log(camera_path(name), pose)
+
+    def _show_hands(self, hands: Sequence[HandMessage]) -> None:
+        shown: dict[str, tuple[int, Side]] = {}
+        for hand in hands:
+            # By place in the set, not by track: a long run has any number of tracks, the tree of entities should not.
+            number = 1 + sum(side == hand.side for _, side in shown.values())
+            path = f"world/hands/{hand.side}" + (f"_{number}" if number > 1 else "")
+            shown[path] = (hand.track_id, hand.side)
+            self._show_hand(path, hand)
+        for path in self._shown.keys() - shown.keys():
+            self._recording.log(path, rr.Clear(recursive=True))
+        before, now = set(self._shown.values()), set(shown.values())
+        for track_id, side in sorted(now - before):
+            self.say(f"{side} hand {track_id} found")
+        for track_id, side in sorted(before - now):
+            self.say(f"{side} hand {track_id} gone")
+        self._shown = shown
+
+    def _show_hand(self, path: str, hand: HandMessage) -> None:
+        body = self._bodies[hand.side]
+        opacity = _SOLID if hand.state == "tracked" else _FAINT
+        colour = (*_BONE_COLOUR[hand.side], opacity)
+        if path not in self._with_mesh:
+            self._with_mesh.add(path)
+            # Static, because triangles do not change and are half of the data.
+            triangles = rr.Mesh3D.from_fields(triangle_indices=body.model.faces)
+            self._recording.log(f"{path}/mesh", triangles, static=True)
+        vertices = body.vertices(hand)
+        mesh = rr.Mesh3D.from_fields(
+            vertex_positions=vertices,
+            vertex_normals=body.normals(vertices),
+            albedo_factor=(*_MESH_COLOUR[hand.side], opacity),
+        )
+        self._recording.log(f"{path}/mesh", mesh)
+        bones = hand.joints[np.array(JOINT_EDGES)]  # (20, 2, 3)
+        self._recording.log(f"{path}/bones", rr.LineStrips3D(bones, colors=colour, radii=rr.Radius.ui_points(1.5)))
+        self._recording.log(f"{path}/joints", rr.Points3D(hand.joints, colors=colour, radii=rr.Radius.ui_points(3.0)))
+        label = f"{hand.side} {hand.track_id}" + ("" if hand.state == "tracked" else " (predicted)")
+        self._recording.log(
+            f"{path}/label", rr.Points3D(hand.joints[:1], colors=colour, labels=label, radii=rr.Radius.ui_points(4.0))
+        )
+
+    def _mention_cameras(self, message: SetMessage) -> None:
+        """Say when a camera stops delivering, and when it is back."""
+        t_ns = message.t_capture_ns
+        for name in self._views:
+            if name in message.cameras:
+                self._last_ns[name] = t_ns
+                if name in self._silent:
+                    self._silent.remove(name)
+                    self.say(f"camera {name} delivers again")
+            elif t_ns - self._last_ns.setdefault(name, t_ns) > _SILENT_NS and name not in self._silent:
+                self._silent.add(name)
+                self.say(f"no frames from camera {name} for {_SILENT_NS / 1e9:g} s", rr.TextLogLevel.WARN)
+
+
+class _Body:
+    """The hand model of one side, as a mesh with smooth shading."""
+
+    def __init__(self, model: HandModel) -> None:
+        self.model = model
+        corners = model.faces.ravel()
+        triangles = np.repeat(np.arange(len(model.faces)), 3)
+        shape = (len(model.v_template), len(model.faces))
+        self._vertex_from_face = csr_array((np.ones(len(corners), np.float32), (corners, triangles)), shape)
+
+    def vertices(self, hand: HandMessage) -> NDArray[np.float32]:
+        """(N, 3) m."""
+        p = hand.parameters
+        mesh = forward(self.model, p.global_orient, p.hand_pose, p.betas, p.transl)
+        assert mesh.vertices is not None
+        return mesh.vertices.astype(np.float32)
+
+    def normals(self, vertices: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit normals (N, 3): the means of those of the triangles around each vertex, by area."""
+        a, b, c = vertices[self.model.faces].transpose(1, 0, 2)
+        normals = self._vertex_from_face @ np.cross(b - a, c - a)
+        return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def camera_path(name: str) -> str:
+    """Entity of a camera."""
+    return rr.new_entity_path(["world", "cameras", name])
+
+
+def blueprint(rig: Rig) -> rrb.Blueprint:
+    """Layout of the window: the world, one view per camera, latencies, status and log."""
+    target, size = _workspace(rig)
+    up = -np.mean([camera.camera_from_world[1, :3] for camera in rig], axis=0)
+    up /= np.linalg.norm(up)
+    centre = np.mean([camera.centre for camera in rig], axis=0)
+    eye = target + 1.5 * (centre - target) + 0.5 * size * up
+    world = rrb.Spatial3DView(
+        origin="world",
+        name="world",
+        line_grid=False,
+        eye_controls=rrb.EyeControls3D(position=eye, look_target=target, eye_up=up),
+    )
+    cameras = [
+        rrb.Spatial2DView(
+            origin=camera_path(name), contents=["$origin/**", "world/hands/**", "- world/hands/*/label"], name=name
+        )
+        for name in rig.names
+    ]
+    recent = rrb.VisibleTimeRange(
+        "capture_time",
+        start=rrb.TimeRangeBoundary.cursor_relative(seconds=-_PLOT_S),
+        end=rrb.TimeRangeBoundary.cursor_relative(),
+    )
+    latency = rrb.TimeSeriesView(origin="latency", name="latency, ms", time_ranges=recent)
+    texts = rrb.Vertical(
+        rrb.TextDocumentView(origin="status", name="status"), rrb.TextLogView(origin="log", name="log")
+    )
+    return rrb.Blueprint(
+        rrb.Horizontal(
+            rrb.Vertical(world, rrb.Horizontal(latency, texts), row_shares=[3, 2]),
+            rrb.Grid(*cameras, grid_columns=1 if len(cameras) < 4 else 2),
+            column_shares=[1, 1],
+        ),
+        rrb.TimePanel(state="collapsed", timeline="capture_time", play_state="following"),
+        collapse_panels=True,
+    )
+
+
+def _workspace(rig: Rig) -> tuple[FloatArray, float]:
+    """The point that the cameras look at, (3,) m, and their mean distance from it, m."""
+    axes = np.array([camera.camera_from_world[2, :3] for camera in rig])
+    centres = np.array([camera.centre for camera in rig])
+    # Nearest to all optical axes; the weak pull to half a metre ahead decides for one camera, or parallel ones.
+    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    ahead = (centres + 0.5 * axes).mean(axis=0)
+    target = np.linalg.solve(
+        across.sum(axis=0) + 1e-2 * np.eye(3), (across @ centres[..., None])[..., 0].sum(axis=0) + 1e-2 * ahead
+    )
+    return target, float(np.linalg.norm(centres - target, axis=1).mean())
+
+
+def _status(message: SetMessage, hands: Sequence[HandMessage], total_ms: float, counters: Mapping[str, int]) -> str:
+    """Markdown."""
+    lines = [
+        f"set **{message.set_id}** · {len(message.cameras)} cameras · spread {message.spread_ns / 1e6:.1f} ms"
+        f" · exposure to publication **{total_ms:.0f} ms**",
+        "",
+        "| hand | state | views | px | fit mm |",
+        "|---|---|---|---|---|",
+    ]
+    for hand in hands:
+        numbers = f"{hand.reprojection_px:.1f} | {hand.fit_residual_mm:.1f}"
+        lines.append(f"| {hand.side} {hand.track_id} | {hand.state} | {', '.join(hand.views)} | {numbers} |")
+    lines += ["", "| count | |", "|---|---|"]
+    lines += [f"| {name} | {count} |" for name, count in (*message.counters.items(), *counters.items())]
+    return "\n".join(lines)
