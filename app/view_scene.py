@@ -35,9 +35,14 @@ _WIDEST = 1.7
 # Orange and blue stay apart for colour-blind eyes, in a shade that shows form.
 _MESH_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (226, 158, 112), "left": (118, 162, 222)}
 _BONE_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (255, 120, 30), "left": (40, 130, 255)}
-_SOLID, _FAINT = 255, 70  # opacity of hands that are seen, and of extrapolated ones
+# Opacity of the mesh, through which bones and image are seen, for hands that are tracked and for extrapolated ones.
+_MESH_OPACITY = {"tracked": 150, "predicted": 50}
+_BONE_OPACITY = {"tracked": 255, "predicted": 100}
 _SILENT_NS = 1_000_000_000  # after which a camera without frames is mentioned
 _PLOT_S = 10.0
+# Paul Tol's bright scheme, after white for the total.
+_PLOT_COLOURS = (0xFFFFFFFF, 0x4477AAFF, 0xEE6677FF, 0x228833FF, 0xCCBB44FF, 0x66CCEEFF, 0xAA3377FF, 0xBBBBBBFF)
+_VIEWS_PER_ROW = 4
 
 
 class PinholeView:
@@ -92,6 +97,7 @@ class Scene:
         self._silent: set[str] = set()
         self._shown: dict[str, tuple[int, Side]] = {}  # entity -> track and side of the hand it shows
         self._with_mesh: set[str] = set()
+        self._plots: dict[str, str] = {}  # stage -> entity
         size = _workspace(rig)[1]
         for camera in rig:
             view = self._views[camera.name]
@@ -101,7 +107,7 @@ class Scene:
                 image_from_camera=matrix,
                 resolution=view.size,
                 camera_xyz=rr.ViewCoordinates.RDF,
-                image_plane_distance=0.2 * size,
+                image_plane_distance=0.12 * size,
                 line_width=0.0,
             )
             recording.log(camera_path(camera.name), pinhole, static=True)
@@ -132,10 +138,8 @@ class Scene:
             self._recording.log(f"{camera_path(name)}/image", picture)
         self._show_hands(hands)
         self._mention_cameras(message)
-        for stage, ms in message.stage_ms.items():
-            self._recording.log(rr.new_entity_path(["latency", stage]), rr.Scalars(ms))
         total_ms = (message.t_publish_ns - t_ns) * 1e-6
-        self._recording.log("latency/exposure to publication", rr.Scalars(total_ms))
+        self._plot_latencies({"exposure to publication": total_ms, **message.stage_ms})
         text = _status(message, hands, total_ms, counters)
         self._recording.log("status", rr.TextDocument(text, media_type=rr.MediaType.MARKDOWN))
 
@@ -174,8 +178,7 @@ class Scene:
 
     def _show_hand(self, path: str, hand: HandMessage) -> None:
         body = self._bodies[hand.side]
-        opacity = _SOLID if hand.state == "tracked" else _FAINT
-        colour = (*_BONE_COLOUR[hand.side], opacity)
+        colour = (*_BONE_COLOUR[hand.side], _BONE_OPACITY[hand.state])
         if path not in self._with_mesh:
             self._with_mesh.add(path)
             # Static, because triangles do not change and are half of the data.
@@ -185,7 +188,7 @@ class Scene:
         mesh = rr.Mesh3D.from_fields(
             vertex_positions=vertices,
             vertex_normals=body.normals(vertices),
-            albedo_factor=(*_MESH_COLOUR[hand.side], opacity),
+            albedo_factor=(*_MESH_COLOUR[hand.side], _MESH_OPACITY[hand.state]),
         )
         self._recording.log(f"{path}/mesh", mesh)
         bones = hand.joints[np.array(JOINT_EDGES)]  # (20, 2, 3)
@@ -195,6 +198,15 @@ class Scene:
         self._recording.log(
             f"{path}/label", rr.Points3D(hand.joints[:1], colors=colour, labels=label, radii=rr.Radius.ui_points(4.0))
         )
+
+    def _plot_latencies(self, latency_ms: Mapping[str, float]) -> None:
+        for stage, ms in latency_ms.items():
+            if stage not in self._plots:
+                self._plots[stage] = rr.new_entity_path(["latency", stage.replace(" ", "_")])
+                # Rerun's own colours are nearly the same for some names.
+                colour = _PLOT_COLOURS[(len(self._plots) - 1) % len(_PLOT_COLOURS)]
+                self._recording.log(self._plots[stage], rr.SeriesLines(colors=colour, names=stage), static=True)
+            self._recording.log(self._plots[stage], rr.Scalars(ms))
 
     def _mention_cameras(self, message: SetMessage) -> None:
         """Say when a camera stops delivering, and when it is back."""
@@ -244,18 +256,18 @@ def blueprint(rig: Rig) -> rrb.Blueprint:
     target, size = _workspace(rig)
     up = -np.mean([camera.camera_from_world[1, :3] for camera in rig], axis=0)
     up /= np.linalg.norm(up)
-    centre = np.mean([camera.centre for camera in rig], axis=0)
-    eye = target + 1.5 * (centre - target) + 0.5 * size * up
+    towards_cameras = np.mean([camera.centre for camera in rig], axis=0) - target
     world = rrb.Spatial3DView(
         origin="world",
         name="world",
-        line_grid=False,
-        eye_controls=rrb.EyeControls3D(position=eye, look_target=target, eye_up=up),
+        line_grid=rrb.LineGrid3D(spacing=0.1, plane=rr.components.Plane3D(up, up @ target - 0.4 * size)),
+        # From above the cameras, whose images would otherwise stand before the hands.
+        eye_controls=rrb.EyeControls3D(
+            position=target + 0.8 * towards_cameras + 0.6 * size * up, look_target=target, eye_up=up
+        ),
     )
     cameras = [
-        rrb.Spatial2DView(
-            origin=camera_path(name), contents=["$origin/**", "world/hands/**", "- world/hands/*/label"], name=name
-        )
+        rrb.Spatial2DView(origin=camera_path(name), contents=["$origin/**", "world/hands/**"], name=name)
         for name in rig.names
     ]
     recent = rrb.VisibleTimeRange(
@@ -263,15 +275,21 @@ def blueprint(rig: Rig) -> rrb.Blueprint:
         start=rrb.TimeRangeBoundary.cursor_relative(seconds=-_PLOT_S),
         end=rrb.TimeRangeBoundary.cursor_relative(),
     )
-    latency = rrb.TimeSeriesView(origin="latency", name="latency, ms", time_ranges=recent)
-    texts = rrb.Vertical(
-        rrb.TextDocumentView(origin="status", name="status"), rrb.TextLogView(origin="log", name="log")
+    numbers = rrb.Vertical(
+        rrb.TimeSeriesView(origin="latency", name="latency, ms", time_ranges=recent),
+        rrb.TextDocumentView(origin="status", name="status"),
+        rrb.TextLogView(
+            origin="log",
+            name="log",
+            columns=rrb.TextLogColumns(timeline_columns="capture_time", text_log_columns=["LogLevel", "Body"]),
+        ),
+        row_shares=[4, 4, 3],
     )
     return rrb.Blueprint(
-        rrb.Horizontal(
-            rrb.Vertical(world, rrb.Horizontal(latency, texts), row_shares=[3, 2]),
-            rrb.Grid(*cameras, grid_columns=1 if len(cameras) < 4 else 2),
-            column_shares=[1, 1],
+        rrb.Vertical(
+            rrb.Horizontal(world, numbers, column_shares=[5, 3]),
+            rrb.Grid(*cameras, grid_columns=min(len(cameras), _VIEWS_PER_ROW)),
+            row_shares=[2, -(-len(cameras) // _VIEWS_PER_ROW)],
         ),
         rrb.TimePanel(state="collapsed", timeline="capture_time", play_state="following"),
         collapse_panels=True,
@@ -303,6 +321,6 @@ def _status(message: SetMessage, hands: Sequence[HandMessage], total_ms: float, 
     for hand in hands:
         numbers = f"{hand.reprojection_px:.1f} | {hand.fit_residual_mm:.1f}"
         lines.append(f"| {hand.side} {hand.track_id} | {hand.state} | {', '.join(hand.views)} | {numbers} |")
-    lines += ["", "| count | |", "|---|---|"]
-    lines += [f"| {name} | {count} |" for name, count in (*message.counters.items(), *counters.items())]
+    counts = (*message.counters.items(), *counters.items())
+    lines += ["", " · ".join(f"{name.replace('_', ' ')} **{count}**" for name, count in counts)]
     return "\n".join(lines)

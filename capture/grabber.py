@@ -165,9 +165,10 @@ class Grabbers:
         for grabber in self._grabbers:
             if grabber.process.sentinel in ready:
                 self._poller.unregister(grabber.process.sentinel)
+                grabber.process.join()  # the sentinel can be seen before the exit code
                 # A grabber that ends by itself has said why; its note may still be on the way.
-                if grabber.process.exitcode != 0 and grabber.state != "over":
-                    code = grabber.process.exitcode or 0
+                code = grabber.process.exitcode or 0
+                if code != 0 and grabber.state != "over":
                     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                     items.append(self._over(grabber, "lost", f"the grabber of {grabber.config.camera!r} died ({how})"))
         return items

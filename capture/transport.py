@@ -46,7 +46,7 @@ class SharedFrames:
             memory = mmap.mmap(file.fileno(), self._stride * slots, access=access)
         rows = np.frombuffer(memory, np.uint8).reshape(slots, self._stride)
         self._generations: NDArray[np.uint64] = rows[:, :8].view(np.uint64)[:, 0]
-        self._images = rows[:, _ALIGNMENT : _ALIGNMENT + width * height * 3].reshape(slots, height, width, 3)
+        self._images: Image = rows[:, _ALIGNMENT : _ALIGNMENT + width * height * 3].reshape(slots, height, width, 3)
 
     @classmethod
     def create(cls, path: Path, size: tuple[int, int], slots: int) -> Self:
@@ -55,7 +55,9 @@ class SharedFrames:
         with path.open("xb") as file:
             try:
                 # Reserved now: memory that turns out to be missing later would kill the process that writes to it.
-                os.posix_fallocate(file.fileno(), 0, need)
+                if hasattr(os, "posix_fallocate"):  # not on macOS
+                    os.posix_fallocate(file.fileno(), 0, need)
+                file.truncate(need)
             except OSError as error:
                 raise OSError(
                     error.errno,
@@ -67,7 +69,8 @@ class SharedFrames:
     def begin_write(self, slot: int) -> Image:
         """Mark a slot as being written; returns its image, (height, width, 3) uint8, to write in place."""
         self._generations[slot] |= np.uint64(1)
-        return self._images[slot]
+        image: Image = self._images[slot]
+        return image
 
     def end_write(self, slot: int) -> int:
         """Mark a slot as whole; returns its new generation."""
@@ -76,7 +79,8 @@ class SharedFrames:
 
     def image(self, slot: int) -> Image:
         """View of a slot that the caller owns, (height, width, 3) uint8; it changes after the slot is released."""
-        return self._images[slot]
+        image: Image = self._images[slot]
+        return image
 
     def read_slot(self, slot: int, generation: int) -> Image | None:
         """Copy of a slot that the caller does not own; None if it was overwritten since that generation."""
@@ -138,4 +142,5 @@ def encode(note: Note) -> bytes:
 def decode(data: bytes) -> Note:
     """The inverse of `encode`."""
     kind, *values = msgpack.unpackb(data)
-    return _KINDS[kind](*values)
+    note: Note = _KINDS[kind](*values)
+    return note

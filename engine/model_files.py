@@ -59,9 +59,18 @@ def model_path(file: ModelFile) -> Path:
     Raises:
         ModelFileError: it is not there and cannot be fetched, or its content is not what it should be.
     """
-    path = model_folder() / file.name
-    if not path.exists():
+    if not (model_folder() / file.name).exists():
         fetch_model_files()
+    return check_model_file(file)
+
+
+def check_model_file(file: ModelFile) -> Path:
+    """Path of the local copy, if its content is what it should be.
+
+    Raises:
+        ModelFileError: it is not.
+    """
+    path = model_folder() / file.name
     digest = _sha256(path)
     if digest != file.sha256:
         raise ModelFileError(

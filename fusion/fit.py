@@ -52,14 +52,14 @@ class FitOptions:
     Attributes:
         model_sigma_m: how far the model's joints are from this person's, standard deviation; added to the joints' own.
         outlier_scale: joints this many standard deviations away lose three quarters of their weight.
-        tolerance: stop when the next step would gain less than this in log-likelihood; 1e-3 is a step of a
+XX
             few per cent of a standard deviation of the result.
         max_iterations: give up after so many.
     """
 
     model_sigma_m: float = 0.002
     outlier_scale: float = 4.0
-    tolerance: float = 0.05
+    tolerance: float = 0.1
     max_iterations: int = 40
 
 
@@ -256,7 +256,7 @@ def _minimize(
         scale = np.maximum(settled, annealed)
         gradient, hessian = problem.normal_equations(state, (scale / (scale + state.squared_distance)) ** 2)
         _diagonal(hessian)[...] *= 1.0 + damping[:, None]
-        step = np.linalg.solve(hessian, -gradient[..., None])[..., 0]
+        step = np.asarray(np.linalg.solve(hessian, -gradient[..., None])[..., 0], np.float64)
         trial = problem.at(state.posed.moved(problem.skeleton, step))
         better = _cost(trial, scale) <= _cost(state, scale)
 

@@ -219,9 +219,8 @@ def _anatomical_axes(joints: FloatArray, tips: FloatArray, side: str) -> FloatAr
     mirror = 1.0 if side == "right" else -1.0
     bases = joints[1:].reshape(FINGERS, 3, 3)
     knuckles = bases[:, 0]
-    across = (
-        np.gradient(knuckles[[_LITTLE, _RING, _MIDDLE, _INDEX]], axis=0) * mirror
-    )  # little to index: positive flexion
+    # About the direction from little finger to index, a right hand's fingers close; a left hand's about its opposite.
+    across = mirror * np.gradient(knuckles[[_LITTLE, _RING, _MIDDLE, _INDEX]], axis=0)
     to_fingers = knuckles[_MIDDLE] - joints[0]
     out_of_palm = _unit(np.cross(across[2], to_fingers))
     target = knuckles[_LITTLE] + 0.4 * np.linalg.norm(to_fingers) * out_of_palm
@@ -230,8 +229,8 @@ def _anatomical_axes(joints: FloatArray, tips: FloatArray, side: str) -> FloatAr
     lateral = np.empty((FINGERS, 3, 3))
     lateral[[_LITTLE, _RING, _MIDDLE, _INDEX]] = across[:, None]
     lateral[_THUMB] = np.cross(twist.reshape(FINGERS, 3, 3)[_THUMB], target - bases[_THUMB])
-    lateral = lateral.reshape(15, 3)
-    flexion = _unit(lateral - (lateral * twist).sum(axis=1, keepdims=True) * twist)
+    sideways = lateral.reshape(15, 3)
+    flexion = _unit(sideways - (sideways * twist).sum(axis=1, keepdims=True) * twist)
     abduction = np.cross(twist, flexion)
     return np.stack([flexion, mirror * abduction, mirror * twist], axis=-1)
 

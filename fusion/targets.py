@@ -44,7 +44,8 @@ class JointTargets:
         if (own < 0).any():
             hand, joint = np.argwhere((own < 0).any(axis=2))[0]
             raise FitError(f"hand {hand}, joint {joint}: information {own[hand, joint].tolist()} m^-2 is negative")
-        seen = np.isfinite(points).all(axis=2) & np.isfinite(inverse).all(axis=(2, 3)) & (own > 0).any(axis=2)
+        finite = np.isfinite(points).all(axis=2) & np.isfinite(inverse).all(axis=(2, 3))
+        seen: NDArray[np.bool_] = np.asarray(finite & (own > 0).any(axis=2))
         if not seen.all():
             points = np.where(seen[..., None], points, 0.0)
             inverse = np.where(seen[..., None, None], inverse, 0.0)

@@ -16,12 +16,13 @@ from hamuco.calibration.camera import Rig
 from hamuco.engine.hand_model import HandModel, forward
 from hamuco.engine.view_hand import ViewHand
 from hamuco.fusion.association import group_views, plausible_palm
-from hamuco.fusion.fit import HandPoses, PosePrior, can_align, fit_pose
+from hamuco.fusion.fit import HandPoses, PosePrior, fit_pose
 from hamuco.fusion.hand import Hand, HandParameters, Side
 from hamuco.fusion.kinematics import Skeleton
 from hamuco.fusion.refine import RigRefiner
 from hamuco.fusion.shape import ShapeEstimator
 from hamuco.fusion.smoothing import PoseSmoother
+from hamuco.fusion.targets import can_align
 from hamuco.fusion.triangulate import Triangulation, ray_residuals, triangulate
 
 FloatArray = NDArray[np.float64]

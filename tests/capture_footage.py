@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.frame import Frame
 from hamuco.capture.importing import import_recording
@@ -39,15 +41,14 @@ def number_of(image: Image) -> int:
     return round(float(image.mean()) / LEVEL)
 
 
-def corrupt_frame(path: Path, number: int) -> None:
-    """Overwrite one JPEG of a Motion JPEG file."""
+def corrupt_frames(path: Path, *numbers: int) -> None:
+    """Overwrite some JPEGs of a Motion JPEG file."""
     data = bytearray(path.read_bytes())
-    start = -1
-    for _ in range(number + 1):
-        start = data.index(b"\xff\xd8\xff", start + 1)
-    end = data.find(b"\xff\xd8\xff", start + 1)
-    # 16 bytes are left for the container's header of the next frame.
-    data[start : end - 16] = bytes(end - 16 - start)
+    starts = [match.start() for match in re.finditer(b"\xff\xd8\xff", data)]
+    for number in numbers:
+        # 16 bytes are left for the container's header of the next frame.
+        start, end = starts[number], starts[number + 1] - 16
+        data[start:end] = bytes(end - start)
     path.write_bytes(data)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from hamuco.engine.hand_model import HandModel
+from hamuco.fusion.anatomy import Anatomy
+from hamuco.fusion.fit import HandPoses
+from hamuco.fusion.kinematics import Posed, Skeleton, pose
 
 FloatArray = NDArray[np.float64]
 
@@ -90,3 +94,36 @@ def _shape_directions(centre: FloatArray, fingers: NDArray[np.int64]) -> FloatAr
     directions[:, 1, 8] = 0.04 * first[:, 1]
     directions[:, 2, 9] = 0.1 * centre[:, 2]
     return directions
+
+
+def random_hands(skeleton: Skeleton, seed: int, span: float = 0.95) -> Posed:
+    """Hands anywhere, in any orientation, with angles over `span` of their ranges; fingertips follow within 17 degrees."""
+    rng = np.random.default_rng(seed)
+    anatomy = Anatomy.of(skeleton)
+    hands = len(skeleton)
+    middle, half = (anatomy.upper + anatomy.lower) / 2, (anatomy.upper - anatomy.lower) / 2
+    angles = middle + span * half * rng.uniform(-1, 1, (hands, 45))
+    for joint in (1, 4, 7, 10):  # the middle joints of the four fingers, among the 15
+        bent = angles[:, 3 * joint] - skeleton.straight[:, joint]
+        follow = skeleton.straight[:, joint + 1] + 2 / 3 * bent + rng.normal(0, 0.3, hands)
+        tip = 3 * (joint + 1)
+        angles[:, tip] = np.clip(follow, anatomy.lower[:, tip], anatomy.upper[:, tip])
+    orient = Rotation.random(hands, rng=rng).as_rotvec()
+    return pose(skeleton, orient, rng.normal(0, 0.5, (hands, 3)), angles)
+
+
+def poses_of(skeleton: Skeleton, posed: Posed) -> HandPoses:
+    """The parameters of posed hands."""
+    angles = (posed.angles - skeleton.mean_angles).reshape(-1, 15, 3, 1)
+    return HandPoses(
+        global_orient=Rotation.from_matrix(posed.wrist_rotation).as_rotvec(),
+        hand_pose=(skeleton.basis[:, 1:] @ angles).reshape(-1, 45),
+        transl=posed.wrist_position - skeleton.wrist,
+    )
+
+
+def mixed_skeleton(hands: int, seed: int = 0) -> Skeleton:
+    """Hands of random shape, right and left by turns."""
+    rng = np.random.default_rng(seed)
+    models = synthetic_hand("right"), synthetic_hand("left")
+    return Skeleton.stack([Skeleton.of(models[hand % 2], rng.normal(size=10)) for hand in range(hands)])

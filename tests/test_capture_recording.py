@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from capture_footage import LEVEL, SIZE, make_frame, make_recording, make_rig, number_of, write_video
+
 from hamuco.capture.frame import FrameSet
 from hamuco.capture.recording import Recording, RecordingError, RecordingWriter
 from hamuco.capture.replay import replay_configs

@@ -3,13 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from capture_footage import SIZE, corrupt_frame, number_of, write_video
+from capture_footage import SIZE, corrupt_frames, number_of, write_video
+
 from hamuco.capture.source import OpenCVConfig, SourceError, capture_estimate, read
 
 
 def test_a_file_plays_the_camera(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.avi", 12)
-    corrupt_frame(path, 5)
+    corrupt_frames(path, 5)
     config = OpenCVConfig(camera="a", device=str(path), size=SIZE)
     source = config.create()
     source.open()
@@ -32,7 +33,7 @@ def test_an_absent_device_is_named() -> None:
     source = OpenCVConfig(camera="left", device=97, size=SIZE).create()
     with pytest.raises(SourceError, match=r"camera 'left' \(97\) does not open"):
         source.open()
-    with pytest.raises(SourceError, match="'left'.*is not open"):
+    with pytest.raises(SourceError, match=r"'left'.*is not open"):
         source.grab()
     source.close()
 

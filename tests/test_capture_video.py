@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from capture_footage import SIZE, corrupt_frame, number_of, write_video
+from capture_footage import SIZE, corrupt_frames, number_of, write_video
+
 from hamuco.capture.source import SourceError
 from hamuco.capture.video import VideoFile
 
@@ -30,8 +31,7 @@ def test_frames_are_numbered(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
 def test_numbers_survive_broken_frames(tmp_path: Path, suffix: str) -> None:
     path = write_video(tmp_path / f"video{suffix}", 20)
-    for broken in (0, 7, 8):
-        corrupt_frame(path, broken)
+    corrupt_frames(path, 0, 7, 8)
     assert VideoFile(path).frame_count == 20
     assert numbers(path) == [(k, k) for k in range(20) if k not in (0, 7, 8)]
 

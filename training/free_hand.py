@@ -41,7 +41,7 @@ _SINGLE_FINGER_LENGTH = 0.03
 
 # MakeHuman's proximal phalanges are short: in the landmark network's terms the middle one is 0.44 of the distance from
 # wrist to knuckle, against 0.51 to 0.53 on triangulated real hands. Factors on their lengths, and on the whole hand.
-_PROXIMAL_LENGTH = {_INDEX: 1.15, _MIDDLE: 1.15, _LITTLE: 1.2, _RING: 1.15, _THUMB: 1.0}
+_PROXIMAL_LENGTH = {_INDEX: 1.2, _MIDDLE: 1.2, _LITTLE: 1.2, _RING: 1.18, _THUMB: 1.0}
 _SIZE = 1.05
 
 # A relaxed hand: flexion of the three joints of each finger beyond the mesh's own rest pose, degrees. Straight fingers are rare in real footage.

@@ -37,6 +37,8 @@ _MIN_PRESENCE = 0.8
 _MIN_VIEWS = 5
 _ROBUST_SCALE = 0.004  # m; landmarks of a single view are some millimetres off, wrong ones centimetres
 _CAMERA_DISTANCE = 0.6  # m
+_FIT_STEPS = 6
+_LEAST_WEIGHT = 0.015
 
 # Landmark -> skeleton joint, for all but the wrist and the fingertips.
 LANDMARK_JOINTS = {
@@ -206,15 +208,14 @@ class LandmarkObserver:
         return self._renderer.draw(points, colours, crop.focal, background, light / np.linalg.norm(light))
 
     def _forearm(self, vertices: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Four rings (4 * loop, 3) that carry the end of the mesh on along -its normal, bent a little at the wrist."""
+        """Four rings (4 * loop, 3) that carry the end of the mesh on, away from the hand, bent a little at the wrist."""
         ring = vertices[self._loop]
         middle = ring.mean(axis=0)
         back = middle - vertices[self._model.weights[:, 0] > 0.95].mean(axis=0)
         back = back / np.linalg.norm(back) + rng.normal(0, 0.15, 3)
         back /= np.linalg.norm(back)
-        flat = ring - np.outer((ring - middle) @ back, back)  # the end is cut obliquely
-        steps = ((0.02, 1.02), (0.05, 1.08), (0.12, 1.3), (0.25, 1.5))
-        return np.concatenate([middle + (flat - middle) * scale + back * step for step, scale in steps])
+        steps = ((0.015, 1.0), (0.05, 1.08), (0.12, 1.3), (0.25, 1.5))
+        return np.concatenate([middle + (ring - middle) * scale + back * step for step, scale in steps])
 
     def _triangulate(
         self, vertices: FloatArray, around: FloatArray, cameras: list[Camera], rng: np.random.Generator
@@ -236,7 +237,12 @@ class LandmarkObserver:
 
 
 def sparse_combination(
-    vertices: FloatArray, targets: FloatArray, candidates: int, allowed: NDArray[np.bool_] | None = None
+    vertices: FloatArray,
+    targets: FloatArray,
+    candidates: int,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    noise: float = 0.0,
 ) -> FloatArray:
     """Non-negative weights (N,), summing to 1, of the vertices nearest to a point such that it is followed best.
 
@@ -245,18 +251,27 @@ def sparse_combination(
         targets: (cases, 3) m.
         candidates: how many vertices to choose from.
         allowed: (N,) which vertices may be used; all by default.
+        noise: m; with noisy targets cases count less the more they deviate beyond this, and the weights are spread
+            over more of the ring around the joint.
     """
     distance = np.linalg.norm(vertices - targets[:, None], axis=-1).mean(axis=0)
     if allowed is not None:
         distance = np.where(allowed, distance, np.inf)
     near = np.argsort(distance)[:candidates]
-    offsets = (vertices[:, near] - targets[:, None]).transpose(0, 2, 1).reshape(-1, candidates)
-    # Offsets instead of positions make "sums to 1" a matter of scale: the row below fixes it, the last ones spread
-    # the weights over the ring around the joint instead of a few vertices with opposite errors.
-    spread = 1e-4 * np.sqrt(len(targets))
-    system = np.concatenate([offsets, np.full((1, candidates), 10.0), np.diag(spread * (1 + distance[near] / 0.02))])
-    solution, _ = nnls(system, np.concatenate([np.zeros(len(offsets)), [10.0], np.zeros(candidates)]))
-    solution[solution < 1e-3] = 0
+    near = near[np.isfinite(distance[near])]
+    trust = np.ones(len(targets))
+    for step in range(_FIT_STEPS):
+        # Offsets instead of positions make "sums to 1" a matter of scale, which one heavy row settles. The last rows
+        # favour many vertices over few with opposite errors, and near ones over far ones.
+        offsets = (vertices[:, near] - targets[:, None]).transpose(0, 2, 1)  # (cases, 3, candidates)
+        weighted = (np.sqrt(trust)[:, None, None] * offsets).reshape(-1, len(near))
+        spread = (1e-4 + 0.06 * noise) * np.sqrt(len(targets)) * np.diag(1 + distance[near] / 0.02)
+        system = np.concatenate([weighted, np.full((1, len(near)), 10.0), spread])
+        solution, _ = nnls(system, np.concatenate([np.zeros(3 * len(targets)), [10.0], np.zeros(len(near))]))
+        if noise:
+            trust = 1 / (1 + (np.linalg.norm(offsets @ solution, axis=1) / noise) ** 2)
+        if step == _FIT_STEPS // 2:  # then go on with those that matter
+            near, solution = near[solution > _LEAST_WEIGHT], solution[solution > _LEAST_WEIGHT]
     row = np.zeros(vertices.shape[1])
     row[near] = solution / solution.sum()
     return row
@@ -334,10 +349,17 @@ def fit_landmarks(model: HandModel, seen: Observations) -> HandModel:
     split = 2 * len(seen.pose) // 3
     regressor = np.zeros((LANDMARKS, len(model.v_template)))
     for landmark in range(LANDMARKS):
-        regressor[landmark] = sparse_combination(seen.vertices[:split], seen.landmarks[:split, landmark], 150)
-    error = np.linalg.norm(regressor @ seen.vertices - seen.landmarks, axis=-1)
-    bias = np.linalg.norm((regressor @ seen.vertices - seen.landmarks)[split:].mean(axis=0), axis=-1)
-    print(f"landmarks, median distance on held-out poses {np.round(1e3 * np.median(error[split:], axis=0), 1)} mm")
-    print(f"landmarks, length of the mean deviation on held-out poses {np.round(1e3 * bias, 1)} mm")
+        # Fingers touch: only a finger's own vertices may speak for its joints beyond the knuckle.
+        first = 1 + 3 * (0, 1, 3, 2)[(landmark - 5) // 4] if landmark > 4 else 13
+        own = model.weights[:, first : first + 3].sum(axis=1) > 0.5
+        allowed = own if landmark not in (0, 1, 5, 9, 13, 17) else None
+        regressor[landmark] = sparse_combination(
+            seen.vertices[:split], seen.landmarks[:split, landmark], 150, allowed=allowed, noise=_ROBUST_SCALE
+        )
+    deviation = regressor @ seen.vertices[split:] - seen.landmarks[split:]
+    median = np.median(np.linalg.norm(deviation, axis=-1), axis=0)
+    print(f"landmarks, median distance on held-out poses {np.round(1e3 * median, 1)} mm")
+    bias = np.linalg.norm(np.median(deviation, axis=0), axis=-1)
+    print(f"landmarks, median deviation on held-out poses {np.round(1e3 * bias, 1)} mm")
     print(f"vertices per landmark {(regressor > 0).sum(axis=1)}")
     return replace(model, landmark_regressor=regressor)

@@ -1,0 +1,257 @@
+"""The `hamuco` command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hamuco.app.doctor import cameras_attached, examine
+from hamuco.app.session import Session, run_session
+from hamuco.app.status import hand_json, hand_line, print_findings
+from hamuco.calibration.camera import Camera, Rig
+from hamuco.calibration.formats import import_rig
+from hamuco.capture.importing import expand_template, import_recording
+from hamuco.capture.recording import Recording
+from hamuco.capture.replay import replay_configs
+from hamuco.capture.source import OpenCVConfig
+from hamuco.engine.model_files import fetch_model_files
+from hamuco.streaming.publisher import DEFAULT_ENDPOINT
+from hamuco.streaming.subscriber import HamucoSubscriber
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Live multi-camera 3D hand tracking: calibrated cameras in, metric hands out over ZeroMQ.",
+    epilog="Start with: hamuco doctor, then hamuco demo. Every command explains itself with --help.",
+)
+
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Calibration: rig.toml, Caliscope's camera_array.toml, or a folder of handpose3d .dat files.",
+        show_default=False,
+    ),
+]
+UnitOption = Annotated[
+    float, typer.Option("--unit-m", help="Metres per unit of the calibration's translations, where it does not say.")
+]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="Image size as WIDTHxHEIGHT, where the calibration does not say.")
+]
+ReportOption = Annotated[
+    Path | None, typer.Option(help="Write the run's figures to this JSON file.", show_default=False)
+]
+PublishOption = Annotated[
+    str | None,
+    typer.Option(help=f"Publish hands at this address, for example {DEFAULT_ENDPOINT}.", show_default=False),
+]
+KeyOption = Annotated[
+    Path | None, typer.Option(help="Secret key file for publishing beyond this computer.", show_default=False)
+]
+HandsOption = Annotated[int, typer.Option(min=1, max=8, help="How many hands to follow at most.")]
+ViewOption = Annotated[bool, typer.Option("--view", help="Show images, hands and latencies in a Rerun window.")]
+BrowserOption = Annotated[bool, typer.Option("--browser", help="Like --view, in the web browser.")]
+ViewFileOption = Annotated[
+    Path | None, typer.Option("--view-file", help="Like --view, into an .rrd file.", show_default=False)
+]
+
+
+@app.command("import")
+def import_(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    video: Annotated[
+        str, typer.Option(help="Video files, with {camera} for the camera's name or number: 'cam_{camera}.mp4'.")
+    ],
+    calibration: Annotated[Path, typer.Option(help="Calibration of the cameras; see `hamuco live --help`.")],
+    timestamps: Annotated[
+        Path | None, typer.Option(help="CSV file of capture times: ours or Caliscope's.", show_default=False)
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Instead of timestamps: constant rate of videos that start together.")
+    ] = None,
+    unit_m: UnitOption = 1.0,
+    size: SizeOption = None,
+) -> None:
+    """Make a recording of foreign footage: videos of several cameras with their calibration and times.
+
+    Example: hamuco import rec --calibration camera_array.toml --video 'hands_cam_{camera}.mp4' --timestamps times.csv
+    """
+    rig = import_rig(calibration, unit_m, _parse_size(size))
+    recording = import_recording(out, rig, expand_template(video, rig.names), timestamps, fps)
+    for warning in recording.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    frames = sum(len(rows) for rows in recording.frames.values())
+    typer.echo(
+        f"{out}: {len(rig)} cameras, {frames} frames, {recording.duration_ns / 1e9:.1f} s. "
+        f"Next: hamuco live --replay {out}"
+    )
+
+
+@app.command()
+def live(
+    replay: Annotated[Path | None, typer.Option(help="Play this recording instead of cameras.")] = None,
+    camera: Annotated[
+        list[str] | None,
+        typer.Option(help="Device number, file or URL, in the order of the calibration, or NAME=DEVICE. Repeat it."),
+    ] = None,
+    calibration: CalibrationOption = None,
+    publish: PublishOption = None,
+    key: KeyOption = None,
+    hands: HandsOption = 2,
+    fast: Annotated[bool, typer.Option("--fast", help="Replay as fast as possible, not at the recorded pace.")] = False,
+    view: ViewOption = False,
+    browser: BrowserOption = False,
+    view_file: ViewFileOption = None,
+    report: ReportOption = None,
+) -> None:
+    """Track hands, from cameras or from a recording.
+
+    Examples:
+
+        hamuco live --replay rec --report report.json --publish tcp://127.0.0.1:5570
+
+        hamuco live --camera 0 --camera 1 --calibration rig.toml --view
+    """
+    if (replay is None) == (not camera and calibration is None):
+        raise typer.BadParameter("say what to track: either --replay RECORDING, or --camera and --calibration")
+    if replay is not None:
+        if camera or calibration:
+            raise typer.BadParameter("--replay brings its own cameras and calibration")
+        recording = Recording.open(replay)
+        for warning in recording.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        rig, sources = recording.rig, replay_configs(recording, "fast" if fast else "original")
+    else:
+        if calibration is None:
+            raise typer.BadParameter("cameras need their --calibration (rig.toml)")
+        if fast:
+            raise typer.BadParameter("--fast goes with --replay; cameras have a pace of their own")
+        rig = _with_sources(import_rig(calibration), camera or [])
+        sources = [OpenCVConfig(camera=one.name, device=_device(one), size=one.size) for one in rig]
+    run_session(
+        Session(
+            rig=rig,
+            sources=tuple(sources),
+            replay=replay is not None,
+            hands=hands,
+            publish=publish,
+            key=key,
+            where="browser" if browser else "window" if view else None,
+            view_file=view_file,
+            report=report,
+        )
+    )
+
+
+@app.command()
+def demo(
+    recording: Annotated[
+        Path | None, typer.Argument(help="Recording to play; without one, the attached cameras are used.")
+    ] = None,
+    calibration: Annotated[Path, typer.Option(help="Calibration of the attached cameras.")] = Path("rig.toml"),
+    report: ReportOption = None,
+) -> None:
+    """Show what this is: track hands, print what happens, publish them, and open the viewer where there is a display."""
+    display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if recording is None and not calibration.exists():
+        attached = cameras_attached()
+        raise ValueError(
+            f"nothing to show: no recording was given, and {len(attached)} cameras are attached "
+            f"without a calibration ({calibration}). Give a recording (hamuco demo RECORDING; make one of any "
+            f"calibrated footage with hamuco import), or a calibration of the attached cameras (--calibration)."
+        )
+    live(
+        replay=recording,
+        calibration=None if recording else calibration,
+        publish=DEFAULT_ENDPOINT,
+        view=display or sys.platform in ("darwin", "win32"),
+        report=report,
+    )
+
+
+@app.command()
+def subscribe(
+    endpoint: Annotated[str, typer.Argument(help="Address of the publisher.")] = DEFAULT_ENDPOINT,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, with all joints and parameters.")
+    ] = False,
+    every: Annotated[bool, typer.Option("--every", help="Every hand in order, not only the newest.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Public key file of the publisher.", show_default=False)] = None,
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds of silence.")] = None,
+) -> None:
+    """Print the hands that somebody publishes, one line each. Ctrl-C ends it."""
+    milliseconds = None if timeout is None else round(timeout * 1000)
+    with HamucoSubscriber(endpoint, latest=not every, timeout_ms=milliseconds, key=key) as subscriber:
+        typer.echo(f"listening at {endpoint}", err=True)
+        for hand in subscriber:
+            typer.echo(hand_json(hand) if as_json else hand_line(hand))
+
+
+@app.command()
+def doctor(
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the networks now, for use without a network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Say what this machine can do: cameras, runtimes, graphics, model files, versions. Exit code 1: it cannot track."""
+    if fetch:
+        fetch_model_files()
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        print_findings(findings)
+    if any(finding.needed and not finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: expected errors become one line and exit code 1, wrong usage exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("HAMUCO_DEBUG"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+def _with_sources(rig: Rig, cameras: list[str]) -> Rig:
+    """The rig with each camera's source taken from the command line, by name or by order, or else from its file."""
+    named = dict(text.split("=", 1) for text in cameras if text.split("=", 1)[0] in rig.names)
+    in_order = [text for text in cameras if text.split("=", 1)[0] not in rig.names]
+    if in_order and (named or len(in_order) != len(rig)):
+        raise typer.BadParameter(
+            f"{len(cameras)} --camera for a rig of {len(rig)}: give one for each of {', '.join(rig.names)}, in this "
+            f"order, or name them: --camera {rig.names[0]}=0"
+        )
+    sources = {camera.name: camera.source for camera in rig} | dict(zip(rig.names, in_order, strict=False)) | named
+    if absent := [name for name, source in sources.items() if source is None]:
+        raise typer.BadParameter(
+            f'where is camera {", ".join(absent)}? Say --camera {absent[0]}=DEVICE, or put source = "DEVICE" into the file'
+        )
+    return Rig(tuple(replace(camera, source=sources[camera.name]) for camera in rig), rig.path)
+
+
+def _device(camera: Camera) -> int | str:
+    source = camera.source or ""
+    return int(source) if source.isdecimal() else source
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter(f"--size {text!r} is not WIDTHxHEIGHT, such as 1280x720")
+    return int(parts[0]), int(parts[1])

@@ -1,0 +1,101 @@
+"""What the command line prints: hands, live status, summary, findings of the doctor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hamuco.app.doctor import Finding
+from hamuco.app.live import Status
+from hamuco.fusion.hand import JOINT_NAMES, Hand
+from hamuco.streaming.messages import HandMessage
+
+
+def hand_line(hand: HandMessage) -> str:
+    """One line for people: time, identity, wrist and index fingertip in millimetres, quality."""
+    wrist, tip = (1000 * hand.joints[JOINT_NAMES.index(name)] for name in ("wrist", "index_tip"))
+    quality = "extrapolated" if hand.state == "predicted" else f"{len(hand.views)} views {hand.reprojection_px:4.1f} px"
+    return (
+        f"set {hand.set_id:6d}  {hand.side:5s} #{hand.track_id:<3d} "
+        f"wrist ({wrist[0]:6.0f} {wrist[1]:6.0f} {wrist[2]:6.0f}) mm  "
+        f"index tip ({tip[0]:6.0f} {tip[1]:6.0f} {tip[2]:6.0f}) mm  {quality}"
+    )
+
+
+def hand_json(hand: HandMessage) -> str:
+    """One JSON object with everything a program may want; metres, radians, nanoseconds."""
+    return json.dumps(
+        {
+            "set_id": hand.set_id,
+            "seq": hand.seq,
+            "t_capture_ns": hand.t_capture_ns,
+            "t_publish_ns": hand.t_publish_ns,
+            "spread_ns": hand.spread_ns,
+            "smoothing_delay_ns": hand.smoothing_delay_ns,
+            "track_id": hand.track_id,
+            "side": hand.side,
+            "side_confidence": round(hand.side_confidence, 4),
+            "state": hand.state,
+            "views": list(hand.views),
+            "reprojection_px": None if hand.state == "predicted" else round(hand.reprojection_px, 2),
+            "joints": hand.joints.tolist(),
+            "joint_confidence": hand.joint_confidence.tolist(),
+            "global_orient": hand.parameters.global_orient.tolist(),
+            "hand_pose": hand.parameters.hand_pose.tolist(),
+            "betas": hand.parameters.betas.tolist(),
+            "transl": hand.parameters.transl.tolist(),
+        }
+    )
+
+
+def status_line(status: Status, sets_per_second: float) -> str:
+    """The run at a glance."""
+    hands = "  ".join(_brief(hand) for hand in status.result.hand_set.hands) or "no hands"
+    dropped = sum(status.dropped.values())
+    lost = f"  LOST: {', '.join(status.lost_cameras)}" if status.lost_cameras else ""
+    return (
+        f"set {status.result.hand_set.set_id}  {sets_per_second:4.1f} sets/s  "
+        f"{status.latency_ms['total']:5.1f} ms  {len(status.result.hand_set.cameras)} cameras  {hands}  "
+        f"{dropped} dropped{lost}"
+    )
+
+
+def print_summary(report: Mapping[str, Any], console: Console) -> None:
+    """The report's main figures as a table."""
+    table = Table(title="this run", show_header=False)
+    sets, latency = report["sets"], report["latency_ms"]
+    table.add_row(
+        "frame sets", f"{sets['seen']} seen, {sets['complete']} complete, dropped: {sets['dropped'] or 'none'}"
+    )
+    views = ", ".join(f"{count} from {number}" for number, count in report["hands"]["by_views"].items() if count)
+    table.add_row("hands by number of views", views or "none")
+    for key, unit in (("reprojection_px", "px"), ("leave_one_out_px", "px"), ("fit_residual_mm", "mm")):
+        values = report[key]
+        if values["median"] is not None:
+            table.add_row(
+                key.rsplit("_", 1)[0].replace("_", " "), f"{values['median']} {unit} median, {values['p95']} p95"
+            )
+    if "total" in latency:
+        total = latency["total"]
+        table.add_row("set complete to published", f"{total['p50']} ms median, {total['p99']} p99, {total['max']} max")
+    table.add_row("throughput", f"{report['throughput_sets_per_s']} sets/s")
+    table.add_row("runtime", report["runtime"])
+    console.print(table)
+    for warning in report["warnings"]:
+        console.print(f"warning: {warning}", style="yellow")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """The doctor's findings, one a line, with what to do about the bad ones."""
+    console = Console()
+    for finding in findings:
+        mark = "[green]ok[/]  " if finding.good else "[red]NO[/]  " if finding.needed else "[yellow]--[/]  "
+        console.print(f"{mark}{finding.what:18s} {finding.detail}", highlight=False)
+
+
+def _brief(hand: Hand) -> str:
+    return f"{hand.side} #{hand.track_id} ({len(hand.views)} views)"
