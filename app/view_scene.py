@@ -36,7 +36,7 @@ _WIDEST = 1.7
 _MESH_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (226, 158, 112), "left": (118, 162, 222)}
 _BONE_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (255, 120, 30), "left": (40, 130, 255)}
 # Opacity of the mesh, through which bones and image are seen, for hands that are tracked and for extrapolated ones.
-_MESH_OPACITY = {"tracked": 150, "predicted": 50}
+_MESH_OPACITY = {"tracked": 190, "predicted": 60}
 _BONE_OPACITY = {"tracked": 255, "predicted": 100}
 _SILENT_NS = 1_000_000_000  # after which a camera without frames is mentioned
 _PLOT_S = 10.0
@@ -101,8 +101,8 @@ class Scene:
         size = _workspace(rig)[1]
         for camera in rig:
             view = self._views[camera.name]
-            # Rerun puts the corner of the image, not the centre of its first pixel, at the origin.
-            matrix = view.matrix + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+            matrix = view.matrix.copy()
+            matrix[:2, 2] += 0.5  # Rerun puts the corner of the image, not the centre of its first pixel, at the origin
             pinhole = rr.Pinhole(
                 image_from_camera=matrix,
                 resolution=view.size,
@@ -149,7 +149,7 @@ class Scene:
             if not np.array_equal(pose, self._poses[name]):
                 self._move_camera(name, pose)
 
-    def say(self, text: str, level: str = rr.TextLogLevel.INFO) -> None:
+    def say(self, text: str, level: rr.TextLogLevel = rr.TextLogLevel.INFO) -> None:
         """Add a line to the log."""
         self._recording.log("log", rr.TextLog(text, level=level))
 
@@ -192,8 +192,8 @@ class Scene:
         )
         self._recording.log(f"{path}/mesh", mesh)
         bones = hand.joints[np.array(JOINT_EDGES)]  # (20, 2, 3)
-        self._recording.log(f"{path}/bones", rr.LineStrips3D(bones, colors=colour, radii=rr.Radius.ui_points(1.5)))
-        self._recording.log(f"{path}/joints", rr.Points3D(hand.joints, colors=colour, radii=rr.Radius.ui_points(3.0)))
+        self._recording.log(f"{path}/bones", rr.LineStrips3D(bones, colors=colour, radii=rr.Radius.ui_points(1.0)))
+        self._recording.log(f"{path}/joints", rr.Points3D(hand.joints, colors=colour, radii=rr.Radius.ui_points(2.5)))
         label = f"{hand.side} {hand.track_id}" + ("" if hand.state == "tracked" else " (predicted)")
         self._recording.log(
             f"{path}/label", rr.Points3D(hand.joints[:1], colors=colour, labels=label, radii=rr.Radius.ui_points(4.0))
@@ -261,9 +261,9 @@ def blueprint(rig: Rig) -> rrb.Blueprint:
         origin="world",
         name="world",
         line_grid=rrb.LineGrid3D(spacing=0.1, plane=rr.components.Plane3D(up, up @ target - 0.4 * size)),
-        # From above the cameras, whose images would otherwise stand before the hands.
+        # As the person sees the own hands, with the cameras behind them, whose images would otherwise stand before them.
         eye_controls=rrb.EyeControls3D(
-            position=target + 0.8 * towards_cameras + 0.6 * size * up, look_target=target, eye_up=up
+            position=target - 0.55 * towards_cameras + 0.35 * size * up, look_target=target, eye_up=up
         ),
     )
     cameras = [
@@ -281,7 +281,7 @@ def blueprint(rig: Rig) -> rrb.Blueprint:
         rrb.TextLogView(
             origin="log",
             name="log",
-            columns=rrb.TextLogColumns(timeline_columns="capture_time", text_log_columns=["LogLevel", "Body"]),
+            columns=rrb.TextLogColumns(timeline_columns=["capture_time"], text_log_columns=["LogLevel", "Body"]),
         ),
         row_shares=[4, 4, 3],
     )
@@ -311,9 +311,9 @@ def _workspace(rig: Rig) -> tuple[FloatArray, float]:
 
 def _status(message: SetMessage, hands: Sequence[HandMessage], total_ms: float, counters: Mapping[str, int]) -> str:
     """Markdown."""
+    cameras, spread_ms = len(message.cameras), message.spread_ns * 1e-6
     lines = [
-        f"set **{message.set_id}** · {len(message.cameras)} cameras · spread {message.spread_ns / 1e6:.1f} ms"
-        f" · exposure to publication **{total_ms:.0f} ms**",
+        f"set **{message.set_id}** · {cameras} cameras · spread {spread_ms:.1f} ms · to publication **{total_ms:.0f} ms**",
         "",
         "| hand | state | views | px | fit mm |",
         "|---|---|---|---|---|",

@@ -96,7 +96,8 @@ class _RerunProgram:
         if not in_window:
             command += ["--serve-web", "--web-viewer-port", str(web_port)]
         self._in_window = in_window
-        self._output = tempfile.TemporaryFile()  # not a pipe, which would have to be read for as long as it runs
+        # Not a pipe, which would have to be read for as long as it runs.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115, closed by close
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -21,8 +21,8 @@ from hamuco.capture.frame import Frame, FrameSet
 
 # A gap must be this part of a period wider than the one before the expected frame to split a row. Two cameras half a
 # period apart would otherwise change partners with every jitter, losing a complete set each time. On simulated
-# cameras of random phase with 2 ms jitter at 30 frames/s and 1 % loss, complete sets of the possible (2, 4, 6
-# cameras): margin 0: 93, 87, 80 %; 0.25: 98, 96, 94 %. More than 0.3 mismatches frames of the real recordings.
+# cameras of random phase with 2 ms jitter at 30 frames/s and 1 % loss, complete sets per frame time (2, 4, 6
+# cameras): margin 0: 93, 87, 80 %; 0.2: 97, 95, 93 %; 0.3: 98, 96, 94 %. At 0.4 frames of real recordings change sets.
 _SPLIT_MARGIN = 0.25
 _INTERVALS_KEPT = 31  # for the median period: about a second at 30 frames/s
 

@@ -140,9 +140,8 @@ def forward(
     if model.posedirs is not None:
         feature = (rotations[..., 1:, :, :] - np.eye(3)).reshape(*rotations.shape[:-3], 9 * (JOINTS - 1))
         vertices = vertices + np.einsum("vcp,...p->...vc", model.posedirs[used], feature)
-    blended = (model.weights[used] @ transforms.reshape(*transforms.shape[:-2], 12)).reshape(
-        *transforms.shape[:-3], -1, 3, 4
-    )
+    blended = model.weights[used] @ transforms.reshape(*transforms.shape[:-2], 12)
+    blended = blended.reshape(*blended.shape[:-1], 3, 4)
     vertices = (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
     vertices = vertices + transl[..., None, :]
     return HandMesh(
@@ -174,10 +173,9 @@ def landmark_anchors(model: HandModel, betas: ArrayLike) -> tuple[FloatArray, Fl
 
 def rest_joints(model: HandModel, betas: ArrayLike) -> FloatArray:
     """Skeleton joints (..., 16, 3) m of the rest pose for shapes (..., 10)."""
+    at_mean: FloatArray = model.J_regressor @ model.v_template
     directions = np.tensordot(model.J_regressor, model.shapedirs, axes=1)
-    return model.J_regressor @ model.v_template + np.einsum(
-        "jcs,...s->...jc", directions, np.asarray(betas, np.float64)
-    )
+    return at_mean + np.einsum("jcs,...s->...jc", directions, np.asarray(betas, np.float64))
 
 
 def pose_rotations(model: HandModel, global_orient: ArrayLike, hand_pose: ArrayLike) -> FloatArray:
@@ -229,7 +227,8 @@ def axis_angle_to_matrix(axis_angle: ArrayLike) -> FloatArray:
     zero = np.zeros_like(x)
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*vector.shape, 3)
     # np.sinc(t) is sin(pi t) / (pi t), and 1 - cos(a) = 2 sin(a/2)^2: neither needs a special case at zero.
-    return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (cross @ cross)
+    linear, quadratic = np.sinc(angle / np.pi), 0.5 * np.sinc(angle / (2 * np.pi)) ** 2
+    return np.asarray(np.eye(3) + linear * cross + quadratic * (cross @ cross))
 
 
 def mirror_axis_angle(axis_angle: ArrayLike) -> FloatArray:
@@ -248,20 +247,16 @@ def load_hand_model(path: Path | None = None) -> HandModel:
         FileNotFoundError: there is no such file.
     """
     source = _FREE_HAND if path is None else path
-    try:
-        archive = np.load(source, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise HandModelError(f"{source}: a single array, not an .npz archive with the keys {', '.join(_REQUIRED)}")
-        with archive:
-            stored = {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-        if isinstance(error, HandModelError):
-            raise
-        raise HandModelError(
-            f"{source}: not a readable .npz archive ({error}). The file is damaged or of another kind: copy or build it again."
-        ) from error
+    # Opened here: np.load leaves a file that it opened itself open when the archive is damaged.
+    with source.open("rb") as stream:
+        try:
+            archive = np.load(stream, allow_pickle=False)
+            stored = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else {}
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+            raise HandModelError(
+                f"{source}: not a readable .npz archive ({error}). "
+                f"The file is damaged or of another kind: copy or build it again."
+            ) from error
     missing = [key for key in _REQUIRED if key not in stored]
     if missing:
         raise HandModelError(f"{source}: key {missing[0]!r} is missing. A hand model has {', '.join(_REQUIRED)}.")
@@ -294,7 +289,7 @@ def _from_arrays(stored: Mapping[str, NDArray[np.generic]]) -> HandModel:
     def rows(key: str) -> FloatArray:
         array = numbers(key)
         _check_rows(key, array)
-        return array / array.sum(axis=1, keepdims=True)
+        return np.asarray(array / array.sum(axis=1, keepdims=True))
 
     def integers(key: str) -> NDArray[np.int64]:
         if stored[key].dtype.kind not in "iu":

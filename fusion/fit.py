@@ -52,8 +52,9 @@ class FitOptions:
     Attributes:
         model_sigma_m: how far the model's joints are from this person's, standard deviation; added to the joints' own.
         outlier_scale: joints this many standard deviations away lose three quarters of their weight.
-XX
-            few per cent of a standard deviation of the result.
+        tolerance: stop after a step that promised to gain less than this in log-likelihood. The step before it is
+            then off by a third of a standard deviation at most, and this one by much less; 0.1 is within 0.01 mm of
+            1e-3 on moving hands with 3 mm of noise, for two iterations less.
         max_iterations: give up after so many.
     """
 

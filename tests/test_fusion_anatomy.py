@@ -33,3 +33,14 @@ def test_sides_share_their_prior() -> None:
     one, other = (Anatomy.of(Skeleton.of(model, np.zeros(10))) for model in (right, right.mirrored()))
     np.testing.assert_allclose(one.vector, other.vector, atol=1e-12)
     np.testing.assert_allclose(one.lower, other.lower, atol=1e-12)
+
+
+def test_coupling_is_at_rest_when_the_finger_is_straight() -> None:
+    skeleton = Skeleton.of(load_hand_model(), np.zeros(10))
+    anatomy = Anatomy.of(skeleton)
+    angles = skeleton.mean_angles[0].copy()
+    angles[::3] = skeleton.straight[0]
+    pull = anatomy.information @ angles - anatomy.vector[0]
+    # What remains at the index's middle and last joint is the pull to the mean pose, of sigma 40 and 30 degrees.
+    to_mean = (angles - skeleton.mean_angles[0])[[3, 6]] / np.radians([40, 30]) ** 2
+    np.testing.assert_allclose(pull[[3, 6]], to_mean, atol=1e-12)

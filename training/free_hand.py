@@ -213,7 +213,7 @@ def flexion_axes(vertices: FloatArray, joints: FloatArray, weights: FloatArray) 
 def relaxed_pose(axes: FloatArray) -> FloatArray:
     """The mean pose (45,): every joint of a finger bent about the finger's axis (5, 3)."""
     degrees = np.array([_RELAXED_FLEXION[first] for first in (_INDEX, _MIDDLE, _LITTLE, _RING, _THUMB)])
-    return (np.radians(degrees)[..., None] * axes[:, None]).ravel()
+    return np.asarray(np.radians(degrees)[..., None] * axes[:, None]).ravel()
 
 
 def fingertip_ids(vertices: FloatArray, joints: FloatArray, weights: FloatArray) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import moderngl
 import numpy as np
@@ -93,7 +94,8 @@ class Renderer:
     """Draws one closed mesh into square images with a software or hardware OpenGL, without a window."""
 
     def __init__(self, faces: NDArray[np.int32], vertex_count: int, size: int) -> None:
-        self._context = moderngl.create_context(standalone=True, backend="egl")
+        settings: dict[str, Any] = {"backend": "egl"}  # needs no display
+        self._context = moderngl.create_context(standalone=True, **settings)
         self._program = self._context.program(vertex_shader=_VERTEX_SHADER, fragment_shader=_FRAGMENT_SHADER)
         self._faces = faces
         self._size = size
@@ -173,7 +175,8 @@ class LandmarkObserver:
             for i in range(ring)
         ]
         forearm = [triangle for a, b, c, d in quads for triangle in ((a, b, c), (a, c, d))]
-        faces = np.concatenate([model.faces, np.array(forearm)]).astype(np.int32)
+        end = np.isin(model.faces, wrist_loop).all(axis=1)
+        faces = np.concatenate([model.faces[~end], np.array(forearm)]).astype(np.int32)
         self._renderer = Renderer(faces, count + 4 * ring, CROP_SIZE)
         self._network = Network(model_path(HAND_LANDMARK))
 
