@@ -105,6 +105,7 @@ def live(
     calibration: CalibrationOption = None,
     publish: PublishOption = None,
     key: KeyOption = None,
+    vertices: Annotated[bool, typer.Option("--vertices", help="Publish the meshes too.")] = False,
     hands: HandsOption = 2,
     fast: Annotated[bool, typer.Option("--fast", help="Replay as fast as possible, not at the recorded pace.")] = False,
     view: ViewOption = False,
@@ -143,6 +144,7 @@ def live(
             replay=replay is not None,
             hands=hands,
             publish=publish,
+            vertices=vertices,
             key=key,
             where="browser" if browser else "window" if view else None,
             view_file=view_file,
@@ -255,3 +257,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise typer.BadParameter(f"--size {text!r} is not WIDTHxHEIGHT, such as 1280x720")
     return int(parts[0]), int(parts[1])
+
+
+if __name__ == "__main__":
+    main()

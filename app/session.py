@@ -34,6 +34,7 @@ class Session:
         replay: the sources are a recording.
         hands: how many hands to follow at most.
         publish: address, or None.
+        vertices: put the mesh into every published hand.
         key: secret key file for `publish`.
         where: kind of viewer, or None.
         view_file: .rrd file to record the view into, or None.
@@ -45,6 +46,7 @@ class Session:
     replay: bool
     hands: int = 2
     publish: str | None = None
+    vertices: bool = False
     key: Path | None = None
     where: Where | None = None
     view_file: Path | None = None

@@ -36,6 +36,7 @@ Where = Literal["window", "browser", "file"]
 # Notes on the way to the viewer; it only ever wants the newest.
 _QUEUED_NOTES = 16
 _START_S = 30.0  # for the viewer to come up; afterwards tracking begins without it
+_CONNECT_S = 1.0  # for it to subscribe after that
 _STOP_S = 5.0  # for the viewer to finish what it has; then it is killed
 
 
@@ -108,7 +109,7 @@ class ViewerLink:
         self._folder = Path(tempfile.mkdtemp(prefix="hamuco-view-"))
         notes_endpoint = f"ipc://{self._folder}/notes"
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUB)
+        self._socket = self._context.socket(zmq.XPUB)  # as PUB, and tells when the viewer is connected
         self._socket.setsockopt(zmq.SNDHWM, _QUEUED_NOTES)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(notes_endpoint)
@@ -126,6 +127,7 @@ class ViewerLink:
         try:
             if self._control.poll(_START_S):
                 words = self._control.recv_bytes().decode()
+                self._socket.poll(round(_CONNECT_S * 1000))
         except (EOFError, OSError):
             self._process.join(_STOP_S)
             words = f"ended while it started (exit code {self._process.exitcode})"
@@ -164,7 +166,7 @@ class ViewerLink:
 
     def close(self) -> None:
         """End the viewer; a window stays open, with all that was shown, until the user closes it."""
-        if not self._folder.is_dir():
+        if self._context.closed:
             return
         self._control.close()
         self._process.join(_STOP_S)
@@ -176,10 +178,10 @@ class ViewerLink:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process_id, signal.SIGKILL)
         self._context.destroy(linger=0)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _send(self, topic: bytes, data: bytes) -> None:
-        # PUB drops what a slow viewer has no room for; it never says Again.
+        # XPUB drops what a slow viewer has no room for; it never says Again.
         self._socket.send_multipart([topic, data], zmq.NOBLOCK)
 
 
@@ -210,4 +212,8 @@ def _run(options: ViewerOptions, control: Connection) -> None:
     # Imported in the viewer's process only: the pipeline has no use for rerun, whose import takes a second.
     from hamuco.app.viewer import run_viewer
 
-    run_viewer(options, control)
+    try:
+        run_viewer(options, control)
+    finally:
+        # Here too, for when the pipeline was killed and nobody else is left to do it.
+        shutil.rmtree(Path(options.notes_endpoint.removeprefix("ipc://")).parent, ignore_errors=True)

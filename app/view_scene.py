@@ -11,6 +11,7 @@ world into the image, which is exact because distortion is taken out of the imag
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -99,6 +100,8 @@ class Scene:
         self._with_mesh: set[str] = set()
         self._plots: dict[str, str] = {}  # stage -> entity
         size = _workspace(rig)[1]
+        # What is logged before the first set has to be on the timelines too, or it is not shown on them.
+        self._set_time(0, time.time_ns())
         for camera in rig:
             view = self._views[camera.name]
             matrix = view.matrix.copy()
@@ -119,6 +122,7 @@ class Scene:
         message: SetMessage,
         hands: Sequence[HandMessage],
         images: Mapping[str, Image],
+        camera_from_world: Mapping[str, FloatArray],
         counters: Mapping[str, int],
     ) -> None:
         """Log one set.
@@ -127,11 +131,14 @@ class Scene:
             message: the set.
             hands: its hands.
             images: camera name -> image; may lack cameras.
+            camera_from_world: camera name -> pose 4x4 as refined by now; may lack cameras.
             counters: of the viewer itself, shown below those of the set.
         """
         t_ns = message.t_capture_ns
-        self._recording.set_time("set", sequence=message.set_id)
-        self._recording.set_time("capture_time", timestamp=np.datetime64(t_ns + message.unix_offset_ns, "ns"))
+        self._set_time(message.set_id, t_ns + message.unix_offset_ns)
+        for name, pose in camera_from_world.items():
+            if not np.array_equal(pose, self._poses[name]):
+                self._move_camera(name, pose)
         for name, image in images.items():
             jpeg = cv2.imencode(".jpg", self._views[name](image), (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1]
             picture = rr.EncodedImage(contents=jpeg.tobytes(), media_type="image/jpeg")
@@ -143,15 +150,13 @@ class Scene:
         text = _status(message, hands, total_ms, counters)
         self._recording.log("status", rr.TextDocument(text, media_type=rr.MediaType.MARKDOWN))
 
-    def move_cameras(self, camera_from_world: Mapping[str, FloatArray]) -> None:
-        """Take over refined poses, 4x4 by camera name, where they changed."""
-        for name, pose in camera_from_world.items():
-            if not np.array_equal(pose, self._poses[name]):
-                self._move_camera(name, pose)
-
     def say(self, text: str, level: rr.TextLogLevel = rr.TextLogLevel.INFO) -> None:
         """Add a line to the log."""
         self._recording.log("log", rr.TextLog(text, level=level))
+
+    def _set_time(self, set_id: int, unix_ns: int) -> None:
+        self._recording.set_time("set", sequence=set_id)
+        self._recording.set_time("capture_time", timestamp=np.datetime64(unix_ns, "ns"))
 
     def _move_camera(self, name: str, camera_from_world: FloatArray) -> None:
         self._poses[name] = camera_from_world
@@ -263,7 +268,9 @@ def blueprint(rig: Rig) -> rrb.Blueprint:
         line_grid=rrb.LineGrid3D(spacing=0.1, plane=rr.components.Plane3D(up, up @ target - 0.4 * size)),
         # As the person sees the own hands, with the cameras behind them, whose images would otherwise stand before them.
         eye_controls=rrb.EyeControls3D(
-            position=target - 0.55 * towards_cameras + 0.35 * size * up, look_target=target, eye_up=up
+            position=target - 0.55 * towards_cameras + 0.35 * size * up,
+            look_target=target + 0.12 * size * up,
+            eye_up=up,
         ),
     )
     cameras = [

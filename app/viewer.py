@@ -218,12 +218,11 @@ class _Viewer:
         self._last_seq = message.seq
         images: dict[str, Image] = {}
         if note is not None:
-            self._scene.move_cameras(note.camera_from_world)
             for camera, place in note.slots.items():
                 if (image := self._read(place)) is not None:
                     images[camera] = image
         self._counters["viewer: images missed"] += len(message.cameras) - len(images)
-        self._scene.show(message, hands, images, self._counters)
+        self._scene.show(message, hands, images, note.camera_from_world if note else {}, self._counters)
 
     def _read(self, place: SlotReference) -> Image | None:
         """Copy an image; None if it is overwritten or its camera has gone."""

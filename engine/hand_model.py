@@ -1,6 +1,6 @@
-"""Hand models in the layout of MANO (Romero et al., SIGGRAPH Asia 2017): blend shapes, 16 joints, linear blend skinning.
+"""Hand models laid out as MANO (Romero et al., SIGGRAPH Asia 2017): blend shapes, 16 joints, linear blend skinning.
 
-This is the reference implementation, in numpy and float64. With v = v_template + shapedirs · betas and J = J_regressor v:
+The reference implementation, in numpy and float64. With v = v_template + shapedirs · betas and J = J_regressor v:
 
     bone b:    rotates by R_b about its joint J_b, in the frame of its parent; R_0 = global_orient
     posed v:   sum over b of weights[b] (T_b v) + transl, T_b the bone's motion out of the rest pose
@@ -8,7 +8,8 @@ This is the reference implementation, in numpy and float64. With v = v_template 
 so the hand turns about its own wrist joint, and zero parameters leave it where the file has it, in its mean pose.
 Bone frames are parallel to the model frame in the rest pose. The free hand's model frame is that of MANO's right hand,
 with the origin at the wrist joint of the mean shape: fingers along -x, palm towards -y, thumb on the side of +z; a
-finger flexes by a positive rotation about z.
+finger flexes by a positive rotation about z. Its finger joints are where the landmark network sees them, so that
+landmarks keep their distances when fingers bend; its wrist joint lies 17 mm deeper than the network's wrist.
 """
 
 from __future__ import annotations
@@ -28,13 +29,8 @@ JOINTS = 16
 LANDMARKS = 21
 SHAPES = 10
 
-MODEL_JOINT_NAMES = (
-    "wrist",
-    *(f"{finger}{n}" for finger in ("index", "middle", "little", "ring", "thumb") for n in (1, 2, 3)),
-)
-"""The 16 joints, in MANO order."""
-
 MANO_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
+"""Parent of each of the 16 joints, -1 for the wrist."""
 
 _FREE_HAND = Path(__file__).parent / "free_hand.npz"
 _MIRROR = np.array([-1.0, 1.0, 1.0])
@@ -175,7 +171,7 @@ def rest_joints(model: HandModel, betas: ArrayLike) -> FloatArray:
     """Skeleton joints (..., 16, 3) m of the rest pose for shapes (..., 10)."""
     at_mean: FloatArray = model.J_regressor @ model.v_template
     directions = np.tensordot(model.J_regressor, model.shapedirs, axes=1)
-    return at_mean + np.einsum("jcs,...s->...jc", directions, np.asarray(betas, np.float64))
+    return np.asarray(at_mean + np.einsum("jcs,...s->...jc", directions, np.asarray(betas, np.float64)))
 
 
 def pose_rotations(model: HandModel, global_orient: ArrayLike, hand_pose: ArrayLike) -> FloatArray:

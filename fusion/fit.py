@@ -307,6 +307,11 @@ def _chosen(where: NDArray[np.bool_], new: _State, old: _State) -> _State:
     return _State(Posed(*pick(Posed, new.posed, old.posed)), *pick(_State, new, old))  # type: ignore[arg-type]
 
 
+def landmarks(skeleton: Skeleton, poses: HandPoses) -> FloatArray:
+    """Landmarks (H, 21, 3) m, world, of H posed hands."""
+    return _posed(skeleton, poses).landmarks.transpose(0, 2, 1).copy()
+
+
 def _posed(skeleton: Skeleton, poses: HandPoses) -> Posed:
     angles = skeleton.basis[:, 1:].transpose(0, 1, 3, 2) @ poses.hand_pose.reshape(-1, 15, 3, 1)
     position = poses.transl + skeleton.wrist

@@ -7,7 +7,7 @@ that belong to no track are grouped across views and become new tracks. The cali
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from hamuco.calibration.camera import Rig
 from hamuco.engine.hand_model import HandModel, forward
 from hamuco.engine.view_hand import ViewHand
 from hamuco.fusion.association import group_views, plausible_palm
-from hamuco.fusion.fit import HandPoses, PosePrior, fit_pose
+from hamuco.fusion.fit import HandPoses, PosePrior, fit_pose, landmarks
 from hamuco.fusion.hand import Hand, HandParameters, Side
 from hamuco.fusion.kinematics import Skeleton
 from hamuco.fusion.refine import RigRefiner
@@ -130,7 +130,7 @@ class HandTracker:
         self._vertices = vertices
         self._tracks: list[_Track] = []
         self._next_id = 0
-        self._to_learn: list[Observation] = []
+        self._to_learn: list[tuple[_Track, Observation]] = []
 
     @property
     def tracked(self) -> int:
@@ -166,20 +166,21 @@ class HandTracker:
         observed = [track for track in self._tracks if track.id in observations]
         self._fit(t_ns, observed, [observations[track.id] for track in observed])
         self._end_tracks(t_ns)
-        self._to_learn = [
-            observations[track.id]
-            for track in self._tracks
-            if track.id in observations and np.linalg.norm(track.velocity) < _SLOW
-        ]
+        self._to_learn = [(track, observations[track.id]) for track in self._tracks if track.id in observations]
         self.smoothing_delay_ns = 0
-        return [
-            (self._hand(t_ns, track, observations.get(track.id)), observations.get(track.id)) for track in self._tracks
-        ]
+        return self._hands(t_ns, observations)
 
     def learn(self) -> None:
-        """Refine the calibration by the hands of the last update. Apart from it, so that no hand waits for this."""
-        for observation in self._to_learn:
-            self.refiner.add(observation.views, observation.triangulation)
+        """Measure shapes and refine the calibration by the hands of the last update.
+
+        Apart from it, so that no hand waits for this.
+        """
+        for track, observation in self._to_learn:
+            if len(observation.views) < 2:
+                continue
+            self._bodies[track.side].measure(observation.triangulation)
+            if np.linalg.norm(track.velocity) < _SLOW:
+                self.refiner.add(observation.views, observation.triangulation)
         if self._to_learn:
             self.rig = self.refiner.rig()
         self._to_learn = []
@@ -268,8 +269,6 @@ class HandTracker:
             track.evidence = min(track.evidence + votes, _SIDE_MOST)
             track.poses = _row(fit.poses, index)
             track.residual_mm = float(np.nanmedian(fit.residual_m[index])) * 1e3
-            if len(observation.views) > 1:
-                self._bodies[track.side].measure(observation.triangulation)
 
     def _end_tracks(self, t_ns: int) -> None:
         """Give up hands that were not seen for long, turn out to be of the other side, or coincide with an older one."""
@@ -285,34 +284,32 @@ class HandTracker:
                 kept.append(track)
         self._tracks = kept
 
-    def _hand(self, t_ns: int, track: _Track, observation: Observation | None) -> Hand:
-        body = self._bodies[track.side]
-        transl = track.poses.transl[0] + track.velocity * ((t_ns - track.t_ns) * 1e-9)
-        orient, pose = track.poses.global_orient[0], track.poses.hand_pose[0]
-        smoothed = track.smoother(t_ns, HandParameters(orient, pose, body.betas, transl))
-        self.smoothing_delay_ns = max(self.smoothing_delay_ns, smoothed.delay_ns)
-        parameters = smoothed.parameters
-        mesh = forward(
-            body.model,
-            parameters.global_orient,
-            parameters.hand_pose,
-            parameters.betas,
-            parameters.transl,
-            with_vertices=self._vertices,
+    def _hands(self, t_ns: int, observations: dict[int, Observation]) -> list[tuple[Hand, Observation | None]]:
+        """The published hands: smoothed, and where a hand was not seen, moved on."""
+        if not self._tracks:
+            return []
+        parameters = []
+        for track in self._tracks:
+            transl = track.poses.transl[0] + track.velocity * ((t_ns - track.t_ns) * 1e-9)
+            betas = self._bodies[track.side].betas
+            measured = HandParameters(track.poses.global_orient[0], track.poses.hand_pose[0], betas, transl)
+            smoothed = track.smoother(t_ns, measured)
+            self.smoothing_delay_ns = max(self.smoothing_delay_ns, smoothed.delay_ns)
+            parameters.append(smoothed.parameters)
+        skeleton = Skeleton.stack([self._bodies[track.side].skeleton for track in self._tracks])
+        poses = HandPoses(
+            np.stack([one.global_orient for one in parameters]),
+            np.stack([one.hand_pose for one in parameters]),
+            np.stack([one.transl for one in parameters]),
         )
-        return Hand(
-            track_id=track.id,
-            side=track.side,
-            side_confidence=float(1 / (1 + np.exp(-track.evidence))),
-            state="predicted" if observation is None else "tracked",
-            joints=mesh.landmarks,
-            joint_confidence=np.zeros(21) if observation is None else _confidence(observation),
-            parameters=parameters,
-            views=() if observation is None else tuple(view.camera.name for view in observation.views),
-            reprojection_px=np.nan if observation is None else _reprojection_px(observation),
-            fit_residual_mm=np.nan if observation is None else track.residual_mm,
-            vertices=mesh.vertices,
-        )
+        joints = landmarks(skeleton, poses)
+        hands = []
+        for index, track in enumerate(self._tracks):
+            hand = _hand(track, parameters[index], joints[index], observations.get(track.id))
+            if self._vertices:
+                hand = replace(hand, vertices=_vertices(self._bodies[track.side].model, hand.parameters))
+            hands.append((hand, observations.get(track.id)))
+        return hands
 
 
 class _Body:
@@ -334,6 +331,35 @@ class _Body:
     def _set_shape(self, betas: FloatArray) -> None:
         self.betas = betas
         self.skeleton = Skeleton.of(self.model, betas)
+
+
+def _hand(track: _Track, parameters: HandParameters, joints: FloatArray, observation: Observation | None) -> Hand:
+    if observation is None:
+        views: tuple[str, ...] = ()
+        confidence, reprojection_px, residual_mm = np.zeros(21), np.nan, np.nan
+    else:
+        views = tuple(view.camera.name for view in observation.views)
+        confidence, reprojection_px = _confidence(observation), _reprojection_px(observation)
+        residual_mm = track.residual_mm
+    return Hand(
+        track_id=track.id,
+        side=track.side,
+        side_confidence=float(1 / (1 + np.exp(-track.evidence))),
+        state="tracked" if views else "predicted",
+        joints=joints,
+        joint_confidence=confidence,
+        parameters=parameters,
+        views=views,
+        reprojection_px=reprojection_px,
+        fit_residual_mm=residual_mm,
+    )
+
+
+def _vertices(model: HandModel, parameters: HandParameters) -> FloatArray:
+    """(N, 3) m, world."""
+    mesh = forward(model, parameters.global_orient, parameters.hand_pose, parameters.betas, parameters.transl)
+    assert mesh.vertices is not None
+    return mesh.vertices
 
 
 def _row(poses: HandPoses, index: int) -> HandPoses:

@@ -78,7 +78,7 @@ def slow_forward(
         world.append(local if parent < 0 else world[parent] @ local)
     vertices = np.zeros_like(posed)
     for index, vertex in enumerate(posed):
-        for bone in np.flatnonzero(model.weights[index]):
+        for bone in np.flatnonzero(model.weights[index]).tolist():
             out_of_rest = world[bone].copy()
             out_of_rest[:3, 3] -= world[bone][:3, :3] @ joints[bone]
             vertices[index] += model.weights[index, bone] * (out_of_rest @ [*vertex, 1.0])[:3]
@@ -326,7 +326,7 @@ def rewrite(path: Path, **changes: NDArray[np.generic] | None) -> Path:
     with np.load(path) as archive:
         arrays = {key: archive[key] for key in archive.files} | changes
     with path.open("wb") as stream:
-        np.savez(stream, **{key: value for key, value in arrays.items() if value is not None})  # type: ignore[arg-type]
+        np.savez(stream, **{key: value for key, value in arrays.items() if value is not None})
     return path
 
 

