@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.engine.hand_model import HandModel, load_hand_model
-from hamuco.engine.landmarks import LandmarkEstimator, region_from_joints, region_from_palm
+from hamuco.engine.landmarks import LandmarkEstimator, region_from_palm, regions_from_joints
 from hamuco.engine.model_files import PALM_DETECTOR, model_path
 from hamuco.engine.palm_detector import PalmDetector
 from hamuco.fusion.hand import HandSet
@@ -58,12 +58,8 @@ class Pipeline:
             if not self.tracker.tracked:  # nobody waits for a followed hand
                 self._acquire(frame_set)
         with _timed(stage_ms, "crop"):
-            regions = [
-                region
-                for track_id, joints in self.tracker.predictions(t_ns)
-                for name in frame_set.frames
-                if (region := region_from_joints(self.tracker.rig[name], joints, track_id)) is not None
-            ]
+            cameras = [self.tracker.rig[name] for name in frame_set.frames]
+            regions = regions_from_joints(cameras, self.tracker.predictions(t_ns))
             crops = self.estimator.crop(frame_set, regions)
         with _timed(stage_ms, "landmarks"):
             view_hands = self.estimator(frame_set, regions, crops)

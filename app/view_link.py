@@ -209,6 +209,8 @@ def decode_note(data: bytes) -> ViewNote:
 
 
 def _run(options: ViewerOptions, control: Connection) -> None:
+    # Or Rerun reports on the terminal when its window is closed. Has to be set before the import.
+    os.environ.setdefault("RUST_LOG", "off")
     # Imported in the viewer's process only: the pipeline has no use for rerun, whose import takes a second.
     from hamuco.app.viewer import run_viewer
 

@@ -115,7 +115,7 @@ class Scene:
             )
             recording.log(camera_path(camera.name), pinhole, static=True)
             self._move_camera(camera.name, camera.camera_from_world)
-        recording.log("log", rr.TextLog(f"viewing {len(rig)} cameras: {', '.join(rig.names)}"))
+        self.say(f"viewing {len(rig)} cameras: {', '.join(rig.names)}")
 
     def show(
         self,

@@ -36,6 +36,7 @@ _WEB_PORT, _DATA_PORT = 9090, 9876  # Rerun's own; others are taken when these a
 _PROGRAM_START_S = 15.0
 _WINDOW_MEMORY, _SERVER_MEMORY = "2GB", "500MB"  # of a few minutes; Rerun drops the oldest
 
+_FLUSH_S = 3.0  # at the end; less than the link waits for this process
 _WAIT_MS = 200  # between looks at whether the window is still there
 _NOTE_WAIT_NS = 30_000_000  # a set waits this long for the word where its images are
 _NOTES_KEPT = 8
@@ -66,7 +67,11 @@ def run_viewer(options: ViewerOptions, control: Connection) -> None:
         viewer = _Viewer(context, options, Scene(recording, options.rig, options.model or load_hand_model()))
         control.send_bytes(address.encode())
         viewer.run(control, program)
-    recording.flush()
+    try:
+        recording.flush(timeout_sec=_FLUSH_S)
+    except RuntimeError as error:
+        if program is None or program.running:
+            print(f"viewer: the last sets are missing ({error})", file=sys.stderr)
     if program is not None:
         program.close()
 
@@ -138,8 +143,9 @@ class _RerunProgram:
 
     def _last_words(self) -> str:
         self._output.seek(0)
-        lines = self._output.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), f"code {self._process.returncode}")
+        lines = self._output.read().decode(errors="replace").splitlines()
+        errors = [line.strip() for line in lines if line.startswith("Error")]
+        return errors[-1] if errors else f"exit code {self._process.returncode}"
 
 
 def _free_port(preferred: int) -> int:

@@ -68,7 +68,7 @@ class Camera:
         for attribute in ("matrix", "distortion", "camera_from_world"):
             if not np.isfinite(getattr(self, attribute)).all():
                 reject(f"{attribute} has entries that are not finite: {getattr(self, attribute).tolist()}")
-        if min(self.matrix[0, 0], self.matrix[1, 1]) <= 0 or not np.allclose(self.matrix[2], (0, 0, 1)):
+        if min(self.matrix[0, 0], self.matrix[1, 1]) <= 0 or self.matrix[2].tolist() != [0, 0, 1]:
             reject(f"matrix is not a pinhole matrix (positive focal lengths, last row 0 0 1): {self.matrix.tolist()}")
         count = len(self.distortion)
         if self.fisheye and count != 4:
@@ -78,7 +78,7 @@ class Camera:
         # 1e-3 lets through a rotation written with four decimals and nothing that was estimated wrongly.
         rotation = self.camera_from_world[:3, :3]
         deviation = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-        if deviation > 1e-3 or np.linalg.det(rotation) < 0 or not np.allclose(self.camera_from_world[3], (0, 0, 0, 1)):
+        if deviation > 1e-3 or np.linalg.det(rotation) < 0 or self.camera_from_world[3].tolist() != [0, 0, 0, 1]:
             reject(
                 f"camera_from_world is not a rigid transform: |R Rt - 1| = {deviation:.2g}, "
                 f"det R = {np.linalg.det(rotation):.4f}; world -> camera, metres, is expected"

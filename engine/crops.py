@@ -6,7 +6,9 @@ strong the lens distortion is; landmarks found in it are rays of the real camera
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ FloatArray = NDArray[np.float64]
 # The map from crop to image is smooth, so it is computed on a grid of this spacing (px of the crop) and interpolated.
 # The error is below 0.2 px at the rim of a webcam with k1 = -0.33, where landmarks are good to 3 px (tested).
 _GRID_STEP = 16
+_GRID_MARGIN = 2 * _GRID_STEP
 
 # A crop that sees more than this half-angle (tangent) is no longer a picture of one hand: nearly touching the lens.
 _MAX_HALF_EXTENT = 1.0
@@ -58,61 +61,64 @@ class BoxRule:
     shift: float
 
 
-def crop_around(points_camera: FloatArray, up_camera: FloatArray, rule: BoxRule, size: int) -> CropCamera | None:
-    """The crop that shows the given points upright.
+def crops_around(points_camera: FloatArray, up_camera: FloatArray, rule: BoxRule, size: int) -> list[CropCamera | None]:
+    """The crops that show n groups of points upright.
 
     Args:
-        points_camera: (n, 3) points or directions in the camera frame.
-        up_camera: (2, 3) two points or directions; the first to the second is up in the crop.
+        points_camera: (n, p, 3) points or directions in the camera frame.
+        up_camera: (n, 2, 3) two points or directions each; the first to the second is up in the crop.
         rule: margin and shift.
         size: px.
 
     Returns:
-        None where a point is behind the camera, or the crop would be absurdly wide.
+        None for a group with a point behind the camera, or whose crop would be absurdly wide.
     """
-    stacked = np.concatenate([points_camera, up_camera])
-    if not np.isfinite(stacked).all() or (stacked[:, 2] <= 0).any():
-        return None
-    directions = stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
-    # Two steps: look at the middle of the points, lay the box there, then look at the middle of the box.
-    axis = directions[: len(points_camera)].mean(axis=0)
-    towards = directions[-1] - directions[-2]
-    rotation = _look_at(axis, towards)
-    if rotation is None:
-        return None
-    turned = directions @ rotation.T
-    if (turned[:, 2] <= 0.1).any():
-        return None
-    tangent = turned[: len(points_camera), :2] / turned[: len(points_camera), 2:]
-    low, high = tangent.min(axis=0), tangent.max(axis=0)
-    side = float((high - low).max())
-    centre = (low + high) / 2 + (0.0, -rule.shift * side)  # the crop's y axis points down, the hand's up
+    everything = np.concatenate([points_camera, up_camera], axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # bad groups are sorted out at the end
+        directions = everything / np.linalg.norm(everything, axis=2, keepdims=True)
+        towards = directions[:, -1] - directions[:, -2]
+        # Two steps: look at the middle of the points, lay the box there, then look at the middle of the box.
+        first = _look_at(directions[:, :-2].mean(axis=1), towards)
+        turned = directions @ first.transpose(0, 2, 1)
+        tangent = turned[:, :-2, :2] / turned[:, :-2, 2:]
+        low, high = tangent.min(axis=1), tangent.max(axis=1)
+        side = (high - low).max(axis=1)
+        centre = np.concatenate([(low + high) / 2, np.ones((len(side), 1))], axis=1)
+        centre[:, 1] -= rule.shift * side  # the crop's y axis points down, the hand's up
+        final = _look_at((centre[:, None] @ first)[:, 0], towards)
     half = side * rule.scale / 2
-    if not 1e-6 < half < _MAX_HALF_EXTENT:
-        return None
-    final = _look_at(np.array([*centre, 1.0]) @ rotation, towards)
-    return None if final is None else CropCamera(final, size / 2 / half, size)
+    good = (everything[..., 2] > 0).all(axis=1) & (turned[..., 2] > 0.1).all(axis=1)
+    good &= (half > 1e-6) & (half < _MAX_HALF_EXTENT) & np.isfinite(final).all(axis=(1, 2))
+    return [
+        CropCamera(final[index], size / 2 / float(half[index]), size) if good[index] else None
+        for index in range(len(good))
+    ]
 
 
-def _look_at(axis: FloatArray, up: FloatArray) -> FloatArray | None:
-    """Rotation (3, 3) that brings `axis` to z and `up` into the half-plane of -y; None where the two are parallel."""
-    z = axis / np.linalg.norm(axis)
-    y = -(up - z * (up @ z))
-    length = np.linalg.norm(y)
-    if length < 1e-9:
-        return None
-    y = y / length
-    return np.stack([np.cross(y, z), y, z])
+def _look_at(axis: FloatArray, up: FloatArray) -> FloatArray:
+    """Rotations (n, 3, 3) that bring `axis` (n, 3) to z and `up` (n, 3) into the half-plane of -y; NaN if parallel."""
+    z = axis / np.linalg.norm(axis, axis=1, keepdims=True)
+    y = z * (up * z).sum(axis=1, keepdims=True) - up
+    length = np.linalg.norm(y, axis=1, keepdims=True)
+    y = y / np.where(length > 1e-9, length, np.nan)
+    return np.stack([np.cross(y, z), y, z], axis=1)
 
 
-def warp_crop(image: NDArray[np.uint8], camera: Camera, crop: CropCamera, out: NDArray[np.uint8]) -> None:
-    """Sample the crop (size, size, 3) out of the camera's distorted image (height, width, 3) into `out`."""
-    margin = 2 * _GRID_STEP  # nodes beyond the border, so that the interpolation never runs into the grid's edge
-    count = -(-crop.size // _GRID_STEP) + 4
-    node = (np.arange(count) + 0.5) * _GRID_STEP - 0.5 - margin
-    grid = np.stack(np.meshgrid(node, node), axis=-1)
-    directions = crop.directions(grid)
+def warp_crops(image: NDArray[np.uint8], camera: Camera, crops: Sequence[CropCamera], out: NDArray[np.uint8]) -> None:
+    """Sample crops of one size out of the camera's distorted image (height, width, 3) into `out` (n, size, size, 3)."""
+    size = crops[0].size
+    grid = _grid(size)
+    directions = np.stack([crop.directions(grid) for crop in crops])
     nodes = camera.distort(directions[..., :2] / directions[..., 2:]).astype(np.float32)
-    dense = cv2.resize(nodes, (count * _GRID_STEP, count * _GRID_STEP), interpolation=cv2.INTER_LINEAR)
-    inner = slice(margin, margin + crop.size)
-    cv2.remap(image, dense[inner, inner], None, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
+    dense_size = len(grid) * _GRID_STEP
+    inner = slice(_GRID_MARGIN, _GRID_MARGIN + size)
+    for one, target in zip(nodes, out, strict=True):
+        dense = cv2.resize(one, (dense_size, dense_size), interpolation=cv2.INTER_LINEAR)
+        cv2.remap(image, dense[inner, inner], None, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_REPLICATE)
+
+
+@cache
+def _grid(size: int) -> FloatArray:
+    """Pixels (k, k, 2) of the crop where the map is computed, with nodes beyond the border: enough for interpolation."""
+    node = (np.arange(-(-size // _GRID_STEP) + 4) + 0.5) * _GRID_STEP - 0.5 - _GRID_MARGIN
+    return np.stack(np.meshgrid(node, node), axis=-1)

@@ -5,14 +5,15 @@ All views and hands of a frame set go through the network in one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera
 from hamuco.capture.frame import FrameSet
-from hamuco.engine.crops import BoxRule, crop_around, warp_crop
+from hamuco.engine.crops import BoxRule, crops_around, warp_crops
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.palm_detector import MIDDLE_MCP_POINT, WRIST_POINT, PalmDetection
 from hamuco.engine.runtime import Network
@@ -28,24 +29,34 @@ CROP_SIZE = 224
 _HAND_RULE = BoxRule(scale=1.9, shift=0.1)
 _PALM_RULE = BoxRule(scale=2.6, shift=0.5)
 _HAND_BOX_JOINTS = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]
-_WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP = 0, 5, 9, 13
+_WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP = _PALM = [0, 5, 9, 13]
 
 # Standard deviation of a landmark, px of the crop: about 1.5 % of the crop's width on real hands seen by four cameras.
 _LANDMARK_SIGMA_PX = 3.5
 
 
-def region_from_joints(camera: Camera, joints_world: FloatArray, track_id: int | None) -> Region | None:
-    """The region in which a hand with joints (21, 3) m, world, shows; None where this camera cannot see it."""
-    points = camera.to_camera(joints_world)
-    middle = points[[_WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP]].mean(axis=0)
-    if middle[2] <= 0:
-        return None
-    pixel = camera.project_camera(middle)
-    if not (np.isfinite(pixel).all() and (pixel > -0.5).all() and (pixel < np.array(camera.size) - 0.5).all()):
-        return None
-    knuckles = ((points[_INDEX_MCP] + points[_RING_MCP]) / 2 + points[_MIDDLE_MCP]) / 2
-    crop = crop_around(points[_HAND_BOX_JOINTS], np.stack([points[_WRIST], knuckles]), _HAND_RULE, CROP_SIZE)
-    return None if crop is None else Region(camera, crop, track_id)
+def regions_from_joints(cameras: Iterable[Camera], hands: Sequence[tuple[int | None, FloatArray]]) -> list[Region]:
+    """The regions in which hands show, camera by camera; a camera that cannot see a hand has none for it.
+
+    Args:
+        cameras: to look with.
+        hands: (track id, joints (21, 3) m, world) each.
+    """
+    if not hands:
+        return []
+    joints = np.stack([one for _, one in hands])
+    regions = []
+    for camera in cameras:
+        points = camera.to_camera(joints)  # (H, 21, 3)
+        pixels = camera.project_camera(points[:, _PALM].mean(axis=1))
+        inside = ((pixels > -0.5) & (pixels < np.array(camera.size) - 0.5)).all(axis=1)  # False for NaN
+        knuckles = ((points[:, _INDEX_MCP] + points[:, _RING_MCP]) / 2 + points[:, _MIDDLE_MCP]) / 2
+        up = np.stack([points[:, _WRIST], knuckles], axis=1)
+        crops = crops_around(points[:, _HAND_BOX_JOINTS], up, _HAND_RULE, CROP_SIZE)
+        for (track_id, _), crop, visible in zip(hands, crops, inside, strict=True):
+            if visible and crop is not None:
+                regions.append(Region(camera, crop, track_id))
+    return regions
 
 
 def region_from_palm(camera: Camera, palm: PalmDetection) -> Region | None:
@@ -64,7 +75,7 @@ def region_from_palm(camera: Camera, palm: PalmDetection) -> Region | None:
     y, x = toward / length, np.array([-toward[1], toward[0]]) / length
     square = np.array([centre + half * (a * x + b * y) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))])
     square = np.concatenate([square, np.ones((4, 1))], axis=1)
-    crop = crop_around(square, directions[4:], _PALM_RULE, CROP_SIZE)
+    (crop,) = crops_around(square[None], directions[None, 4:], _PALM_RULE, CROP_SIZE)
     return None if crop is None else Region(camera, crop, None)
 
 
@@ -84,8 +95,12 @@ class LandmarkEstimator:
     def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
         """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR."""
         batch = np.empty((len(regions), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        for out, region in zip(batch, regions, strict=True):
-            warp_crop(frame_set.frames[region.camera.name].image, region.camera, region.crop, out)
+        start = 0
+        for name, group in groupby(regions, key=lambda region: region.camera.name):
+            same = list(group)
+            out = batch[start : start + len(same)]
+            warp_crops(frame_set.frames[name].image, same[0].camera, [region.crop for region in same], out)
+            start += len(same)
         return batch
 
     def __call__(self, frame_set: FrameSet, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.engine.view_hand import ViewHand
-from hamuco.fusion.triangulate import ray_residuals, triangulate
+from hamuco.fusion.triangulate import triangulate
 
 FloatArray = NDArray[np.float64]
 
@@ -65,10 +65,11 @@ def _disagreement(hands: Sequence[ViewHand]) -> float | None:
     """Median residual in standard deviations of the worst view; None where these cannot be one hand."""
     origins = np.stack([np.broadcast_to(hand.camera.centre, (21, 3)) for hand in hands])
     rays, sigmas = np.stack([hand.rays for hand in hands]), np.array([hand.ray_sigma for hand in hands])
-    points = triangulate(origins, rays, sigmas).points
+    triangulation = triangulate(origins, rays, sigmas)
+    points = triangulation.points
     if not plausible_palm(points):
         return None
     if (np.median(((points - origins) * rays).sum(axis=2), axis=1) <= 0).any():
         return None  # behind a camera
-    worst = float((np.median(ray_residuals(points, origins, rays), axis=1) / sigmas).max())
+    worst = float((np.median(triangulation.residuals, axis=1) / sigmas).max())
     return worst if worst < _MAX_MEDIAN_SIGMAS else None

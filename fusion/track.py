@@ -77,7 +77,8 @@ class Observation:
 
     def errors_px(self, points: FloatArray, view: int) -> FloatArray:
         """Distances (21,) px of projected points (21, 3), given at the set's time, from what a view observed."""
-        return _errors_px(self.views[view], points + self.shifts[view])
+        seen = self.views[view]
+        return np.asarray(np.linalg.norm(seen.camera.project(points + self.shifts[view]) - seen.pixels, axis=-1))
 
 
 @dataclass(slots=True, eq=False)
@@ -200,7 +201,8 @@ class HandTracker:
     def _gated(self, observation: Observation, expected: FloatArray) -> Observation:
         """Leave out views that contradict the others, the worst first; of two, the one farther from expectation."""
         while (count := len(observation.views)) > 1:
-            contradiction = _contradiction(observation, observation.triangulation.points)
+            sigmas = np.array([view.ray_sigma for view in observation.views])
+            contradiction = np.median(observation.triangulation.residuals, axis=1) / sigmas
             if contradiction.max() <= _VIEW_GATE:
                 break
             if count == 2:
@@ -412,13 +414,10 @@ def _distance(one: _Track, other: _Track, t_ns: int) -> float:
     return float(np.median(np.linalg.norm(one.joints_at(t_ns) - other.joints_at(t_ns), axis=1)))
 
 
-def _errors_px(view: ViewHand, points: FloatArray) -> FloatArray:
-    return np.asarray(np.linalg.norm(view.camera.project(points) - view.pixels, axis=-1))
-
-
 def _reprojection_px(observation: Observation) -> float:
-    points = observation.triangulation.points
-    return float(np.median([observation.errors_px(points, view) for view in range(len(observation.views))]))
+    """Median residual in px of an undistorted image, which spares projecting into the distorted one."""
+    focal = np.array([view.camera.matrix[0, 0] for view in observation.views])
+    return float(np.median(observation.triangulation.residuals * focal[:, None]))
 
 
 def _confidence(observation: Observation) -> FloatArray:

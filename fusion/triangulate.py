@@ -18,6 +18,8 @@ FloatArray = NDArray[np.float64]
 # Residuals beyond this many standard deviations count as outliers and stop pulling.
 _OUTLIER_SIGMAS = 5.0
 _REWEIGHTING_STEPS = 3
+# A joint with a larger residual than this in any view is looked at pair by pair.
+_DOUBTFUL_SIGMAS = 2.5
 # More pairs than this are thinned out: the cost stays linear for rigs beyond eight cameras.
 _MAX_PAIRS = 28
 # Information of "somewhere within ten metres": keeps a system solvable whose rays are parallel or missing.
@@ -32,11 +34,13 @@ class Triangulation:
         points: (J, 3) m, world.
         information: (J, 3, 3) inverse covariance of the points, m^-2.
         inliers: (V, J) 0 to 1, how much each view counted for each joint.
+        residuals: (V, J) rad, angles between the rays and the directions to the points.
     """
 
     points: FloatArray
     information: FloatArray
     inliers: FloatArray
+    residuals: FloatArray
 
     @property
     def sigma(self) -> FloatArray:
@@ -50,9 +54,9 @@ def triangulate(
 ) -> Triangulation:
     """Points closest to rays of V views, insensitive to views that are wrong about all or some joints.
 
-    Two views at a time propose points; per joint the proposal wins that most views agree with, judged by the joint and
-    by the whole hand together, because a view that looks at something else is wrong about all joints. The winner is
-    refined with all views by reweighted least squares (Geman-McClure).
+    Where the least-squares point of all views contradicts one of them, two views at a time propose points; the proposal
+    wins that most views agree with, judged by the joint and by all such joints together, because a view that looks at
+    something else is wrong about all. The result is refined by reweighted least squares (Geman-McClure).
 
     Args:
         origins: (V, J, 3) m, where the rays start. They differ within a view when motion is compensated.
@@ -72,15 +76,20 @@ def triangulate(
         depth = np.linalg.norm(start - origins[0], axis=-1)
         points = origins[0] + depth[:, None] * rays[0]
         information = across[0] / (depth * sigma[0])[:, None, None] ** 2
-        return Triangulation(points, information, np.ones(rays.shape[:2]))
+        return Triangulation(points, information, np.ones(rays.shape[:2]), np.zeros(rays.shape[:2]))
 
-    points = _best_pairs(origins, across, rays, sigma)
-    weights = np.ones(rays.shape[:2])
+    weights = np.broadcast_to(sigma[:, None] ** -2.0, rays.shape[:2])
+    points, information = _solve(origins, across, weights)
+    residuals, depth = _residuals(points, origins, across)
+    doubtful = (residuals > _DOUBTFUL_SIGMAS * sigma[:, None]).any(axis=0)
+    if views > 2 and doubtful.any():
+        points[doubtful] = _best_pairs(origins[:, doubtful], across[:, doubtful], rays[:, doubtful], sigma)
+        residuals, depth = _residuals(points, origins, across)
     for _ in range(_REWEIGHTING_STEPS):
-        residual, depth = _residuals(points, origins, across)
-        weights = 1 / (1 + (residual / sigma[:, None] / _OUTLIER_SIGMAS) ** 2) ** 2
+        weights = 1 / (1 + (residuals / sigma[:, None] / _OUTLIER_SIGMAS) ** 2) ** 2
         points, information = _solve(origins, across, weights / (depth * sigma[:, None]) ** 2)
-    return Triangulation(points, information, weights)
+        residuals, depth = _residuals(points, origins, across)
+    return Triangulation(points, information, weights, residuals)
 
 
 def ray_residuals(points: FloatArray, origins: FloatArray, rays: FloatArray) -> FloatArray:

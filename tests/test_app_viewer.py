@@ -18,17 +18,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rerun as rr
 from hands_for_streaming import example_hand
 from rerun.chunk import RrdReader
 from synthetic_hand import synthetic_hand
 
 from hamuco.app.view_link import ViewerError, ViewerLink
-from hamuco.app.view_scene import PinholeView
+from hamuco.app.view_scene import PinholeView, Scene
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.frame import Frame, FrameSet
 from hamuco.capture.grabber import SlotReference
 from hamuco.capture.transport import SharedFrames
 from hamuco.fusion.hand import HandSet
+from hamuco.streaming.messages import HandMessage, SetMessage, decode_message, encode_hand, encode_set
 from hamuco.streaming.publisher import Publisher
 
 SIZE = (320, 240)
@@ -121,6 +123,30 @@ def test_view_shows_what_the_camera_sees_between_the_middles_of_its_borders() ->
     assert pixels[:, 0].min() >= -1e-6
     assert pixels[:, 0].max() <= view.size[0] - 1 + 1e-6
     assert (image > 0).mean() > 0.8
+
+
+def test_silent_camera_is_mentioned_once_and_extrapolated_hands_are_faint(tmp_path: Path) -> None:
+    recording = rr.RecordingStream("test")
+    recording.save(tmp_path / "view.rrd")
+    scene = Scene(recording, RIG, synthetic_hand())
+    encoded = encode_set(hand_set(0), 0, 0, 0), encode_hand(example_hand(3), hand_set(0), 0, 0)
+    message, hand = (decode_message(parts) for parts in encoded)
+    assert isinstance(message, SetMessage)
+    assert isinstance(hand, HandMessage)
+    predicted = replace(hand, state="predicted", views=())
+    # Ten sets 0.3 s apart; the second camera misses those from 0.3 to 2.1 s.
+    for set_id in range(10):
+        cameras = CAMERAS[:1] if 1 <= set_id <= 7 else CAMERAS
+        at = replace(message, set_id=set_id, t_capture_ns=300_000_000 * set_id, cameras=cameras)
+        scene.show(at, [hand if set_id < 5 else predicted], {}, {}, {})
+    recording.disconnect()
+
+    rows = logged(tmp_path / "view.rrd")
+    texts = [row["TextLog:text"][0] for row in rows["/log"] if "camera right one" in row["TextLog:text"][0]]
+    assert texts == ["no frames from camera right one for 1 s", "camera right one delivers again"]
+    opacities = [row["Mesh3D:albedo_factor"][0] & 0xFF for row in rows["/world/hands/right/mesh"] if "set" in row]
+    assert min(opacities[:5]) > 2 * max(opacities[5:])
+    assert rows["/world/hands/right/label"][9]["Points3D:labels"] == ["right 3 (predicted)"]
 
 
 def test_recording_has_images_and_hands_of_a_set_under_the_same_time(tmp_path: Path) -> None:

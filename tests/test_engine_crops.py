@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 
 from hamuco.calibration.camera import Camera
-from hamuco.engine.crops import BoxRule, crop_around, warp_crop
+from hamuco.engine.crops import BoxRule, CropCamera, crops_around, warp_crops
 
 RULE = BoxRule(scale=2.0, shift=0.1)
 MATRIX = np.array([[903.0, 0, 618], [0, 907, 394], [0, 0, 1]])
 STRONG = np.array([-0.332, 0.0464, -0.0043, 0.0041, 0.0666])  # a real wide-angle webcam
 UP = np.array([[0.0, 0.05, 0.8], [0.0, -0.05, 0.8]])
+
+
+def crop_around(points: np.ndarray, up: np.ndarray, rule: BoxRule, size: int) -> CropCamera | None:
+    (crop,) = crops_around(points[None], up[None], rule, size)
+    return crop
 
 
 def _camera(distortion: np.ndarray | None = None, fisheye: bool = False) -> Camera:
@@ -60,12 +65,12 @@ def test_warping_puts_every_pixel_where_the_camera_saw_it(distortion: np.ndarray
     for values, axis in ((columns, 0), (rows, 1)):
         low, out = np.zeros((720, 1280, 3), np.uint8), np.zeros((224, 224, 3), np.uint8)
         low[..., 0], low[..., 1] = values // 8, (values % 8) * 32  # 8-bit channels: coarse, and fine within 8 px
-        warp_crop(low, camera, crop, out)
+        warp_crops(low, camera, [crop], out[None])
         coarse = out[..., 0].astype(float) * 8
         # Interpolated between cells of 8 px, the coarse channel is right to within one of them.
         assert np.abs(coarse - expected[..., axis])[inside].max() < 8.1
     smooth = ((columns / 1280 + rows / 720) * 127).astype(np.uint8)[..., None].repeat(3, axis=2)
-    warp_crop(smooth, camera, crop, out)
+    warp_crops(smooth, camera, [crop], out[None])
     exact = (expected[..., 0] / 1280 + expected[..., 1] / 720) * 127
     # Truncation to integers in the source costs 1, rounding in remap half, its 1/32 px steps nothing visible.
     assert np.abs(out[..., 0] - exact)[inside].max() < 1.6
@@ -89,4 +94,6 @@ def test_what_cannot_be_seen_gives_no_crop() -> None:
     assert crop_around(_points((0, 0, -0.8)), UP, RULE, 224) is None  # behind
     assert crop_around(np.full((3, 3), np.nan), UP, RULE, 224) is None
     assert crop_around(_points((0, 0, 0.06)), UP, RULE, 224) is None  # touching the lens
-    assert crop_around(_points((0, 0, 0.8)), np.array([[0, 0, 0.8], [0, 0, 0.9]]), RULE, 224) is None  # up is along view
+    assert (
+        crop_around(_points((0, 0, 0.8)), np.array([[0, 0, 0.8], [0, 0, 0.9]]), RULE, 224) is None
+    )  # up is along view

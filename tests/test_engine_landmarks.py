@@ -8,7 +8,7 @@ import pytest
 
 from hamuco.calibration.camera import Camera
 from hamuco.capture.frame import Frame, FrameSet
-from hamuco.engine.landmarks import LandmarkEstimator, region_from_joints, region_from_palm
+from hamuco.engine.landmarks import LandmarkEstimator, region_from_palm, regions_from_joints
 from hamuco.engine.model_files import PALM_DETECTOR, model_path
 from hamuco.engine.palm_detector import PalmDetector
 from hamuco.engine.view_hand import ViewHand
@@ -67,17 +67,14 @@ def test_rays_and_pixels_are_the_same_thing(estimator: LandmarkEstimator, data_d
 def test_a_second_look_around_the_joints_agrees(estimator: LandmarkEstimator, data_dir: Path) -> None:
     camera, frame_set = _photo(data_dir / "tfjs-hands/hands.jpg")
     first = _hands(estimator, camera, frame_set)[0]
-    region = region_from_joints(camera, camera.centre + 0.5 * first.rays, track_id=7)
-    assert region is not None
+    (region,) = regions_from_joints([camera], [(7, camera.centre + 0.5 * first.rays)])
     (second,) = estimator(frame_set, [region], estimator.crop(frame_set, [region]))
     assert second.region.track_id == 7
     assert np.median(np.linalg.norm(second.pixels - first.pixels, axis=1)) < 8  # of a hand of 250 px
     # Without a hand in it, the network says so.
-    empty = region_from_joints(camera, camera.centre + 0.5 * first.rays + [0.0, -0.13, 0.0], track_id=7)
-    if empty is not None:
-        blank = FrameSet(0, {"cam": Frame("cam", 0, 0, 0, 0, None, np.full_like(frame_set.frames["cam"].image, 90))})
-        (nothing,) = estimator(blank, [empty], estimator.crop(blank, [empty]))
-        assert nothing.presence < 0.5
+    blank = FrameSet(0, {"cam": Frame("cam", 0, 0, 0, 0, None, np.full_like(frame_set.frames["cam"].image, 90))})
+    (nothing,) = estimator(blank, [region], estimator.crop(blank, [region]))
+    assert nothing.presence < 0.5
 
 
 def test_a_batch_is_the_same_as_one_by_one(estimator: LandmarkEstimator, data_dir: Path) -> None:
@@ -98,6 +95,6 @@ def test_no_region_is_no_work(estimator: LandmarkEstimator) -> None:
 def test_a_hand_outside_the_image_has_no_region() -> None:
     camera = Camera("cam", (640, 480), np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]), np.zeros(0), np.eye(4))
     joints = np.random.default_rng(0).uniform(-0.05, 0.05, (21, 3))
-    assert region_from_joints(camera, joints + [0, 0, 0.6], None) is not None
-    assert region_from_joints(camera, joints + [0.6, 0, 0.6], None) is None
-    assert region_from_joints(camera, joints - [0, 0, 0.6], None) is None
+    places = [(0, joints + [0, 0, 0.6]), (1, joints + [0.6, 0, 0.6]), (2, joints - [0, 0, 0.6]), (3, np.nan * joints)]
+    assert [region.track_id for region in regions_from_joints([camera], places)] == [0]
+    assert regions_from_joints([camera], []) == []

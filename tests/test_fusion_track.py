@@ -55,7 +55,7 @@ def _step(
 
 def test_a_hand_is_followed_in_metres() -> None:
     tracker = _tracker(rigs.ring_rig(4))
-    truth: Truth = lambda i: rigs.hand_joints((0.005 * i, 0, 0))  # noqa: E731
+    truth: Truth = lambda i: rigs.hand_joints((0.005 * i, 0, 0))
     _detect(tracker, 0, [(truth(0), 0.95)])
     for index in range(1, 40):
         (hand,) = _step(tracker, index, [truth(index)])
@@ -67,8 +67,8 @@ def test_a_hand_is_followed_in_metres() -> None:
 
 def test_left_and_right_keep_their_identities_when_they_pass() -> None:
     tracker = _tracker(rigs.ring_rig(4))
-    right: Truth = lambda i: rigs.hand_joints((-0.15 + 0.01 * i, 0, 0))  # noqa: E731
-    left: Truth = lambda i: rigs.hand_joints((0.15 - 0.01 * i, 0, 0.12), side="left")  # noqa: E731
+    right: Truth = lambda i: rigs.hand_joints((-0.15 + 0.01 * i, 0, 0))
+    left: Truth = lambda i: rigs.hand_joints((0.15 - 0.01 * i, 0, 0.12), side="left")
     _detect(tracker, 0, [(right(0), 0.95), (left(0), 0.05)])
     for index in range(1, 30):
         hands = _step(tracker, index, [right(index), left(index)], right=0.5)
@@ -164,7 +164,7 @@ def test_views_at_different_times_are_moved_to_one() -> None:
     rig = rigs.ring_rig(3)
     tracker = _tracker(rig)
     speed, late_ns = 0.5, 15_000_000  # m/s; cam_2 exposes 15 ms after the others, 7.5 mm of motion
-    at: Callable[[int], rigs.FloatArray] = lambda t_ns: rigs.hand_joints((speed * t_ns * 1e-9 - 0.3, 0, 0))  # noqa: E731
+    at: Callable[[int], rigs.FloatArray] = lambda t_ns: rigs.hand_joints((speed * t_ns * 1e-9 - 0.3, 0, 0))
     _detect(tracker, 0, [(at(0), 0.95)])
     for index in range(1, 30):
         t_ns = index * PERIOD_NS
