@@ -48,7 +48,6 @@ class Pipeline:
         self.estimator = LandmarkEstimator()
         self._detector = PalmDetector(model_path(PALM_DETECTOR))
         self._searched_ns: int | None = None
-        self.estimator.warm_up(len(rig) * max_hands)
 
     def process(self, frame_set: FrameSet) -> Result:
         """Hands of one set. Frames may be missing; their images are not kept."""
@@ -87,10 +86,11 @@ class Pipeline:
     def _acquire(self, frame_set: FrameSet) -> None:
         """Detect hands in whole images and hand them to the tracker."""
         self._searched_ns = frame_set.t_capture_ns
+        palms = self._detector([frame.image for frame in frame_set.frames.values()])
         regions = [
             region
-            for name, frame in frame_set.frames.items()
-            for palm in self._detector(frame.image)
+            for name, found in zip(frame_set.frames, palms, strict=True)
+            for palm in found
             if (region := region_from_palm(self.tracker.rig[name], palm)) is not None
         ]
         crops = self.estimator.crop(frame_set, regions)

@@ -5,7 +5,7 @@ All views and hands of a frame set go through the network in one batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -87,42 +87,58 @@ class LandmarkEstimator:
     def __init__(self) -> None:
         self._network = Network(model_path(HAND_LANDMARK))
 
-    def warm_up(self, count: int) -> None:
-        """Run every batch size up to `count` once: the first run of a new size takes ten times longer."""
-        for size in range(1, count + 1):
-            self._network(np.zeros((size, CROP_SIZE, CROP_SIZE, 3), np.uint8))
-
     def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
-        """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR."""
-        batch = np.empty((len(regions), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        start = 0
-        for name, group in groupby(regions, key=lambda region: region.camera.name):
-            same = list(group)
-            out = batch[start : start + len(same)]
-            warp_crops(frame_set.frames[name].image, same[0].camera, [region.crop for region in same], out)
-            start += len(same)
-        return batch
+        """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR.
+
+        The regions of one camera are best given one after the other: they are sampled together.
+        """
+        crops = np.empty((len(regions), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        for start, same in _by_camera(regions):
+            out = crops[start : start + len(same)]
+            image = frame_set.frames[same[0].camera.name].image
+            warp_crops(image, same[0].camera, [region.crop for region in same], out)
+        return crops
 
     def __call__(self, frame_set: FrameSet, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:
         """Landmarks of crops (n, 224, 224, 3) uint8 BGR, in the order of `regions`."""
         if not regions:
             return []
-        screen, presence, handedness, _ = self._network(crops)
-        # The network counts from the crop's corner, we from the centre of its first pixel.
-        pixels_crop = screen.reshape(-1, 21, 3)[..., :2].astype(np.float64) - 0.5
-        hands = []
-        for index, region in enumerate(regions):
-            directions = region.crop.directions(pixels_crop[index])
-            hands.append(
-                ViewHand(
-                    region=region,
-                    t_capture_ns=frame_set.frames[region.camera.name].t_capture_ns,
-                    rays=region.camera.world_rays(directions),
-                    ray_sigma=_LANDMARK_SIGMA_PX / region.crop.focal,
-                    pixels=region.camera.distort(directions[:, :2] / directions[:, 2:]),
-                    presence=float(presence[index, 0]),
-                    # The network's "left" is that of a mirrored selfie image: the right hand of ours.
-                    right=float(handedness[index, 0]),
-                )
-            )
-        return hands
+        outputs = self._network(crops)
+        return [
+            hand
+            for start, same in _by_camera(regions)
+            for hand in _view_hands(frame_set, same, [output[start : start + len(same)] for output in outputs])
+        ]
+
+
+def _by_camera(regions: Sequence[Region]) -> Iterator[tuple[int, list[Region]]]:
+    """Neighbouring regions of the same camera, with the index of the first."""
+    start = 0
+    for _, group in groupby(regions, key=lambda region: region.camera.name):
+        same = list(group)
+        yield start, same
+        start += len(same)
+
+
+def _view_hands(
+    frame_set: FrameSet, regions: Sequence[Region], outputs: Sequence[NDArray[np.float32]]
+) -> Iterator[ViewHand]:
+    """The network's outputs for regions of one camera as rays and pixels."""
+    screen, presence, handedness, _ = outputs
+    # The network counts from the crop's corner, we from the centre of its first pixel.
+    pixels_crop = screen.reshape(-1, 21, 3)[..., :2].astype(np.float64) - 0.5
+    camera = regions[0].camera
+    directions = np.stack([region.crop.directions(one) for region, one in zip(regions, pixels_crop, strict=True)])
+    pixels = camera.distort(directions[..., :2] / directions[..., 2:])
+    rays = camera.world_rays(directions)
+    for index, region in enumerate(regions):
+        yield ViewHand(
+            region=region,
+            t_capture_ns=frame_set.frames[camera.name].t_capture_ns,
+            rays=rays[index],
+            ray_sigma=_LANDMARK_SIGMA_PX / region.crop.focal,
+            pixels=pixels[index],
+            presence=float(presence[index, 0]),
+            # The network's "left" is that of a mirrored selfie image: the right hand of ours.
+            right=float(handedness[index, 0]),
+        )

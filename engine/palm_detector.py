@@ -6,6 +6,7 @@ a palm box and seven palm points relative to the anchor's centre.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,23 +43,28 @@ class PalmDetection:
 
 
 class PalmDetector:
-    """Finds palms in whole images, one at a time: the network's last reshape fixes the batch size at one."""
+    """Finds palms in whole images."""
 
     def __init__(self, model: Path, min_score: float = 0.5) -> None:
         self._network = Network(model)
         self._anchors = _anchor_centres()
         self._min_score = min_score
 
-    def __call__(self, image: NDArray[np.uint8]) -> list[PalmDetection]:
-        """Detect in a BGR image (height, width, 3) of any size; best score first."""
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[list[PalmDetection]]:
+        """Detect in BGR images (height, width, 3) of any sizes; per image, best score first."""
+        if not images:
+            return []
         size = self._network.width
-        batch = np.zeros((1, size, size, 3), np.uint8)
-        scale, offset = _letterbox(image, batch[0])
-        values, logits = (output[0].astype(np.float64) for output in self._network(batch))
+        batch = np.zeros((len(images), size, size, 3), np.uint8)
+        placed = [_letterbox(image, out) for image, out in zip(images, batch, strict=True)]
+        values, logits = self._network(batch)
         # Far beyond +-100 the exponential would overflow; the network does emit such logits.
-        scores = 1 / (1 + np.exp(-np.clip(logits[:, 0], -100, 100)))
-        keep = scores >= self._min_score
-        return self._decode(values[keep], scores[keep], self._anchors[keep], scale, offset)
+        scores = 1 / (1 + np.exp(-np.clip(logits[..., 0].astype(np.float64), -100, 100)))
+        detections = []
+        for raw, score, (scale, offset) in zip(values.astype(np.float64), scores, placed, strict=True):
+            keep = score >= self._min_score
+            detections.append(self._decode(raw[keep], score[keep], self._anchors[keep], scale, offset))
+        return detections
 
     def _decode(
         self, raw: FloatArray, scores: FloatArray, anchors: FloatArray, scale: float, offset: FloatArray

@@ -17,9 +17,9 @@ FloatArray = NDArray[np.float64]
 
 # Residuals beyond this many standard deviations count as outliers and stop pulling.
 _OUTLIER_SIGMAS = 5.0
-_REWEIGHTING_STEPS = 3
+_REWEIGHTING_STEPS = 2
 # A joint with a larger residual than this in any view is looked at pair by pair.
-_DOUBTFUL_SIGMAS = 2.5
+_DOUBTFUL_SIGMAS = 4.0
 # More pairs than this are thinned out: the cost stays linear for rigs beyond eight cameras.
 _MAX_PAIRS = 28
 # Information of "somewhere within ten metres": keeps a system solvable whose rays are parallel or missing.

@@ -42,7 +42,9 @@ def ring_rig(count: int, radius: float = 0.8, height: float = 0.3, arc: float = 
     return Rig(tuple(cameras))
 
 
-def hand_joints(centre: Sequence[float] = (0, 0, 0), orient: Sequence[float] = (0, 0, 0), side: str = "right") -> FloatArray:
+def hand_joints(
+    centre: Sequence[float] = (0, 0, 0), orient: Sequence[float] = (0, 0, 0), side: str = "right"
+) -> FloatArray:
     """Landmarks (21, 3) m of the embedded hand in its mean pose, the mean of its joints at `centre`."""
     model: HandModel = load_hand_model() if side == "right" else load_hand_model().mirrored()
     joints = forward(model, orient, np.zeros(45), np.zeros(10), np.zeros(3), with_vertices=False).landmarks

@@ -11,7 +11,7 @@ from hamuco.capture.frame import Frame, FrameSet
 from hamuco.engine.landmarks import LandmarkEstimator, region_from_palm, regions_from_joints
 from hamuco.engine.model_files import PALM_DETECTOR, model_path
 from hamuco.engine.palm_detector import PalmDetector
-from hamuco.engine.view_hand import ViewHand
+from hamuco.engine.view_hand import Region, ViewHand
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,15 @@ def _photo(path: Path, mirror: bool = False) -> tuple[Camera, FrameSet]:
     return camera, FrameSet(0, {"cam": Frame("cam", 0, 0, 0, 0, None, pixels)})
 
 
+def _look(estimator: LandmarkEstimator, frame_set: FrameSet, regions: list[Region]) -> list[ViewHand]:
+    return estimator(frame_set, regions, estimator.crop(frame_set, regions))
+
+
 def _hands(estimator: LandmarkEstimator, camera: Camera, frame_set: FrameSet) -> list[ViewHand]:
     """Hands of a photograph, from left to right."""
-    palms = PalmDetector(model_path(PALM_DETECTOR))(frame_set.frames["cam"].image)
+    palms = PalmDetector(model_path(PALM_DETECTOR))([frame_set.frames["cam"].image])[0]
     regions = [region for palm in palms if (region := region_from_palm(camera, palm)) is not None]
-    hands = estimator(frame_set, regions, estimator.crop(frame_set, regions))
+    hands = _look(estimator, frame_set, regions)
     return sorted(hands, key=lambda hand: float(hand.pixels[0, 0]))
 
 
@@ -68,28 +72,26 @@ def test_a_second_look_around_the_joints_agrees(estimator: LandmarkEstimator, da
     camera, frame_set = _photo(data_dir / "tfjs-hands/hands.jpg")
     first = _hands(estimator, camera, frame_set)[0]
     (region,) = regions_from_joints([camera], [(7, camera.centre + 0.5 * first.rays)])
-    (second,) = estimator(frame_set, [region], estimator.crop(frame_set, [region]))
+    (second,) = _look(estimator, frame_set, [region])
     assert second.region.track_id == 7
     assert np.median(np.linalg.norm(second.pixels - first.pixels, axis=1)) < 8  # of a hand of 250 px
     # Without a hand in it, the network says so.
     blank = FrameSet(0, {"cam": Frame("cam", 0, 0, 0, 0, None, np.full_like(frame_set.frames["cam"].image, 90))})
-    (nothing,) = estimator(blank, [region], estimator.crop(blank, [region]))
+    (nothing,) = _look(estimator, blank, [region])
     assert nothing.presence < 0.5
 
 
 def test_a_batch_is_the_same_as_one_by_one(estimator: LandmarkEstimator, data_dir: Path) -> None:
     camera, frame_set = _photo(data_dir / "tfjs-hands/hands.jpg")
     regions = [hand.region for hand in _hands(estimator, camera, frame_set)]
-    crops = estimator.crop(frame_set, regions)
-    together = estimator(frame_set, regions, crops)
-    for index, hand in enumerate(together):
-        (alone,) = estimator(frame_set, [regions[index]], crops[index : index + 1])
+    for index, hand in enumerate(_look(estimator, frame_set, regions)):
+        (alone,) = _look(estimator, frame_set, [regions[index]])
         # bf16 carries 8 bits: another order of summation may turn the last, 1/256 of the crop's 224 px at 1 to 2 image px.
         np.testing.assert_allclose(alone.pixels, hand.pixels, atol=2.5)
 
 
 def test_no_region_is_no_work(estimator: LandmarkEstimator) -> None:
-    assert estimator(FrameSet(0, {}), [], estimator.crop(FrameSet(0, {}), [])) == []
+    assert _look(estimator, FrameSet(0, {}), []) == []
 
 
 def test_a_hand_outside_the_image_has_no_region() -> None:

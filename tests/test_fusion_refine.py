@@ -91,4 +91,3 @@ def test_two_views_constrain_only_what_they_can() -> None:
     for value in refiner.corrections().values():
         assert np.isfinite(value).all()
         assert np.abs(value[:3]).max() < np.deg2rad(0.3)  # never more than the error that was made
-
