@@ -20,7 +20,7 @@ from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
 from hamuco.capture.recording import Recording
 from hamuco.capture.replay import replay_configs
-from hamuco.capture.source import OpenCVConfig
+from hamuco.capture.source import OpenCVConfig, SourceConfig
 from hamuco.engine.model_files import fetch_model_files
 from hamuco.streaming.publisher import DEFAULT_ENDPOINT
 from hamuco.streaming.subscriber import HamucoSubscriber
@@ -129,18 +129,21 @@ def live(
         recording = Recording.open(replay)
         for warning in recording.warnings:
             typer.echo(f"warning: {warning}", err=True)
-        rig, sources = recording.rig, replay_configs(recording, "fast" if fast else "original")
+        rig, sources = (
+            recording.rig,
+            tuple[SourceConfig, ...](replay_configs(recording, "fast" if fast else "original")),
+        )
     else:
         if calibration is None:
             raise typer.BadParameter("cameras need their --calibration (rig.toml)")
         if fast:
             raise typer.BadParameter("--fast goes with --replay; cameras have a pace of their own")
         rig = _with_sources(import_rig(calibration), camera or [])
-        sources = [OpenCVConfig(camera=one.name, device=_device(one), size=one.size) for one in rig]
+        sources = tuple(OpenCVConfig(camera=one.name, device=_device(one), size=one.size) for one in rig)
     run_session(
         Session(
             rig=rig,
-            sources=tuple(sources),
+            sources=sources,
             replay=replay is not None,
             hands=hands,
             publish=publish,

@@ -1,6 +1,6 @@
 """Accuracy on real footage: imports two clips, tracks them with `hamuco live`, compares the reports with the targets.
 
-    python benchmarks/real_footage.py
+python benchmarks/real_footage.py
 """
 
 from __future__ import annotations

@@ -55,12 +55,10 @@ def one_round(rig: Rig, sets: Sequence[FrameSet], publisher: Publisher) -> dict[
             "publish": published - processed,
             "prepare (after publishing)": prepared - published,
         }
-        times = result.hand_set.stage_ms | {stage: 1e3 * seconds for stage, seconds in own.items()}
+        times = dict(result.hand_set.stage_ms) | {stage: 1e3 * seconds for stage, seconds in own.items()}
         for stage, milliseconds in times.items():
             stages[stage].append(milliseconds)
-        stages["overhead: synchronize + fuse + publish"].append(
-            times["synchronize"] + times["fuse"] + times["publish"]
-        )
+        stages["overhead: synchronize + fuse + publish"].append(times["synchronize"] + times["fuse"] + times["publish"])
         stages["total"].append(1e3 * (prepared - start))
     return stages
 

@@ -114,7 +114,14 @@ def warp_crops(image: NDArray[np.uint8], camera: Camera, crops: Sequence[CropCam
     inner = slice(_GRID_MARGIN, _GRID_MARGIN + size)
     for one, target in zip(nodes, out, strict=True):
         dense = cv2.resize(one, (dense_size, dense_size), interpolation=cv2.INTER_LINEAR)
-        cv2.remap(image, dense[inner, inner], None, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_REPLICATE)
+        cv2.remap(  # x and y are in one map; the stubs do not know that None stands for the other
+            image,
+            dense[inner, inner],
+            None,
+            cv2.INTER_LINEAR,
+            target,
+            cv2.BORDER_REPLICATE,  # type: ignore[call-overload]
+        )
 
 
 @cache

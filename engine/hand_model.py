@@ -161,10 +161,12 @@ def landmark_anchors(model: HandModel, betas: ArrayLike) -> tuple[FloatArray, Fl
         anchors (21, 16, 4), whose last column sums to 1 over the bones, and the joints of the rest pose (16, 3) m.
     """
     shape = np.asarray(betas, np.float64)
-    vertices = model.v_template + model.shapedirs @ shape
+    used = np.flatnonzero(model.landmark_regressor.any(axis=0))
+    vertices = model.v_template[used] + model.shapedirs[used] @ shape
     homogeneous = np.concatenate([vertices, np.ones((len(vertices), 1))], axis=1)
-    anchors = np.einsum("jv,vb,vk->jbk", model.landmark_regressor, model.weights, homogeneous, optimize=True)
-    return anchors, model.J_regressor @ vertices
+    weighted = model.weights[used][:, :, None] * homogeneous[:, None, :]  # (used, 16, 4)
+    anchors = np.tensordot(model.landmark_regressor[:, used], weighted, axes=1)
+    return anchors, rest_joints(model, shape)
 
 
 def rest_joints(model: HandModel, betas: ArrayLike) -> FloatArray:

@@ -44,16 +44,19 @@ def regions_from_joints(cameras: Iterable[Camera], hands: Sequence[tuple[int | N
     """
     if not hands:
         return []
+    cameras = list(cameras)
     joints = np.stack([one for _, one in hands])
+    points = np.concatenate([camera.to_camera(joints) for camera in cameras])  # (V * H, 21, 3)
+    knuckles = ((points[:, _INDEX_MCP] + points[:, _RING_MCP]) / 2 + points[:, _MIDDLE_MCP]) / 2
+    up = np.stack([points[:, _WRIST], knuckles], axis=1)
+    crops = crops_around(points[:, _HAND_BOX_JOINTS], up, _HAND_RULE, CROP_SIZE)
+    palms = points[:, _PALM].mean(axis=1).reshape(len(cameras), len(hands), 3)
     regions = []
-    for camera in cameras:
-        points = camera.to_camera(joints)  # (H, 21, 3)
-        pixels = camera.project_camera(points[:, _PALM].mean(axis=1))
-        inside = ((pixels > -0.5) & (pixels < np.array(camera.size) - 0.5)).all(axis=1)  # False for NaN
-        knuckles = ((points[:, _INDEX_MCP] + points[:, _RING_MCP]) / 2 + points[:, _MIDDLE_MCP]) / 2
-        up = np.stack([points[:, _WRIST], knuckles], axis=1)
-        crops = crops_around(points[:, _HAND_BOX_JOINTS], up, _HAND_RULE, CROP_SIZE)
-        for (track_id, _), crop, visible in zip(hands, crops, inside, strict=True):
+    for index, camera in enumerate(cameras):
+        pixels = camera.project_camera(palms[index])
+        inside = np.all((pixels > -0.5) & (pixels < np.array(camera.size) - 0.5), axis=1, keepdims=True)[:, 0]
+        own = crops[index * len(hands) : (index + 1) * len(hands)]
+        for (track_id, _), crop, visible in zip(hands, own, inside, strict=True):  # NaN is not inside
             if visible and crop is not None:
                 regions.append(Region(camera, crop, track_id))
     return regions
@@ -129,7 +132,6 @@ def _view_hands(
     pixels_crop = screen.reshape(-1, 21, 3)[..., :2].astype(np.float64) - 0.5
     camera = regions[0].camera
     directions = np.stack([region.crop.directions(one) for region, one in zip(regions, pixels_crop, strict=True)])
-    pixels = camera.distort(directions[..., :2] / directions[..., 2:])
     rays = camera.world_rays(directions)
     for index, region in enumerate(regions):
         yield ViewHand(
@@ -137,7 +139,6 @@ def _view_hands(
             t_capture_ns=frame_set.frames[camera.name].t_capture_ns,
             rays=rays[index],
             ray_sigma=_LANDMARK_SIGMA_PX / region.crop.focal,
-            pixels=pixels[index],
             presence=float(presence[index, 0]),
             # The network's "left" is that of a mirrored selfie image: the right hand of ours.
             right=float(handedness[index, 0]),

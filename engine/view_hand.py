@@ -37,7 +37,6 @@ class ViewHand:
         t_capture_ns: capture time of this view's frame; views of a set differ.
         rays: (21, 3) unit directions of the joints in the world, from the camera's centre.
         ray_sigma: standard deviation of the rays, rad.
-        pixels: (21, 2) the same joints in px of the distorted image.
         presence: 0 to 1, that there is a hand in the region.
         right: 0 to 1, that it is anatomically a right hand.
     """
@@ -46,10 +45,14 @@ class ViewHand:
     t_capture_ns: int
     rays: FloatArray
     ray_sigma: float
-    pixels: FloatArray
     presence: float
     right: float
 
     @property
     def camera(self) -> Camera:
         return self.region.camera
+
+    @property
+    def pixels(self) -> FloatArray:
+        """(21, 2) the joints in px of the distorted image."""
+        return self.camera.project(self.camera.centre + self.rays)

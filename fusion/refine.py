@@ -27,7 +27,7 @@ _TRANSLATION_SIGMA = 0.005
 _ALARM_SIGMAS = 2.0
 # The joints of one hand in one view err together, so a hand counts as this many independent joints.
 _JOINTS_PER_HAND = 1.0
-# Old hands fade with this time constant, counted in hands: about half a minute of two hands at 30 frames/s.
+# Old hands fade with this time constant, counted in hands: some two minutes of two hands, ten times a second each.
 _MEMORY_HANDS = 2000.0
 
 
@@ -79,7 +79,7 @@ class RigRefiner:
     def corrections(self) -> dict[str, FloatArray]:
         """Per camera (6,): rotation vector, rad, and translation, m, of the correction in the camera's axes."""
         solution = np.linalg.solve(self._information + self._prior, -self._gradient)
-        return {name: solution[block] for name, block in self._slices.items()}
+        return {name: np.asarray(solution[block], np.float64) for name, block in self._slices.items()}
 
     def rig(self) -> Rig:
         """The refined rig; equal to the calibration as long as nothing was added."""

@@ -48,6 +48,8 @@ _EXPECTED_TRANSL, _EXPECTED_TURN = (0.02, 0.5), (0.2, 4.0)
 # Wrist and knuckles, whose mean is the hand's position for the velocity, and how quickly the velocity follows.
 _PALM = [0, 5, 9, 13, 17]
 _VELOCITY_GAIN = 0.7
+# A hand teaches this seldom: what it says a frame later is the same again.
+_LEARN_EVERY_NS = 100_000_000
 # Good sets after which the shape of a hand is locked, and after which it is first and then again guessed.
 _SHAPE_SETS, _SHAPE_STEP = 20, 5
 # A lost hand that turns up again within this distance, m, is the same hand.
@@ -92,6 +94,7 @@ class _Track:
     joints: FloatArray  # (21, 3) m at t_ns, fitted, not smoothed
     poses: HandPoses  # (1, ...) at t_ns
     residual_mm: float = float("nan")  # of the last fit, median
+    learned_ns: int = 0  # when shape and calibration last learned from it
     weak: bool = False  # the last update had less than two views of it
     velocity: FloatArray = field(default_factory=lambda: np.zeros(3))  # m/s
     smoother: PoseSmoother = field(default_factory=PoseSmoother)
@@ -177,13 +180,13 @@ class HandTracker:
         Apart from it, so that no hand waits for this.
         """
         for track, observation in self._to_learn:
-            if len(observation.views) < 2:
+            if len(observation.views) < 2 or track.t_ns - track.learned_ns < _LEARN_EVERY_NS:
                 continue
+            track.learned_ns = track.t_ns
             self._bodies[track.side].measure(observation.triangulation)
             if np.linalg.norm(track.velocity) < _SLOW:
                 self.refiner.add(observation.views, observation.triangulation)
-        if self._to_learn:
-            self.rig = self.refiner.rig()
+                self.rig = self.refiner.rig()
         self._to_learn = []
 
     def _observe(self, t_ns: int, views: list[ViewHand], track: _Track) -> Observation | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.engine.crops import CropCamera
@@ -42,13 +40,12 @@ def ring_rig(count: int, radius: float = 0.8, height: float = 0.3, arc: float = 
     return Rig(tuple(cameras))
 
 
-def hand_joints(
-    centre: Sequence[float] = (0, 0, 0), orient: Sequence[float] = (0, 0, 0), side: str = "right"
-) -> FloatArray:
+def hand_joints(centre: ArrayLike = (0, 0, 0), orient: ArrayLike = (0, 0, 0), side: str = "right") -> FloatArray:
     """Landmarks (21, 3) m of the embedded hand in its mean pose, the mean of its joints at `centre`."""
     model: HandModel = load_hand_model() if side == "right" else load_hand_model().mirrored()
     joints = forward(model, orient, np.zeros(45), np.zeros(10), np.zeros(3), with_vertices=False).landmarks
-    return joints - joints.mean(axis=0) + np.asarray(centre, np.float64)
+    centred: FloatArray = joints - joints.mean(axis=0) + np.asarray(centre, np.float64)
+    return centred
 
 
 def view_hand(
@@ -63,13 +60,12 @@ def view_hand(
     seed: int = 0,
 ) -> ViewHand:
     """What an estimator with Gaussian noise would say of a hand with these joints (21, 3) m, world."""
-    pixels = camera.project(joints) + np.random.default_rng(seed).normal(0, noise_px, (21, 2)) * (noise_px > 0)
+    pixels = camera.project(joints) + np.random.default_rng(seed).normal(0, noise_px, (21, 2))
     return ViewHand(
         region=Region(camera, CropCamera(np.eye(3), FOCAL, 224), track_id),
         t_capture_ns=t_ns,
         rays=camera.pixel_rays(pixels),
         ray_sigma=RAY_SIGMA,
-        pixels=pixels,
         presence=presence,
         right=right,
     )

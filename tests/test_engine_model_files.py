@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from hamuco.engine import model_files
 from hamuco.engine.model_files import ALL_FILES, HAND_LANDMARK, ModelFileError, check_model_file, model_path
 
 
@@ -49,7 +48,7 @@ def test_a_wheel_of_other_content_is_refused(monkeypatch: pytest.MonkeyPatch, tm
         (Path(folder) / "mediapipe-0.10.21-cp311.whl").write_bytes(b"not the wheel")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(model_files.subprocess, "run", fake_pip)
+    monkeypatch.setattr(subprocess, "run", fake_pip)
     with pytest.raises(ModelFileError, match="nothing was installed"):
         model_path(HAND_LANDMARK)
     assert list(tmp_path.iterdir()) == []

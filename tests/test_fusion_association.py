@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import rigs
 
+from hamuco.engine.view_hand import ViewHand
 from hamuco.fusion.association import group_views
 
 
-def _cameras(groups: list[list[rigs.ViewHand]]) -> list[list[str]]:
+def _cameras(groups: list[list[ViewHand]]) -> list[list[str]]:
     return [sorted(hand.camera.name for hand in group) for group in groups]
 
 

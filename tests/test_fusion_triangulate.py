@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import rigs
 
+from hamuco.calibration.camera import Rig
 from hamuco.fusion.triangulate import ray_residuals, triangulate
 
 
-def _rays(rig: rigs.Rig, joints: rigs.FloatArray, noise_px: float = 0.0) -> tuple[rigs.FloatArray, rigs.FloatArray]:
+def _rays(rig: Rig, joints: rigs.FloatArray, noise_px: float = 0.0) -> tuple[rigs.FloatArray, rigs.FloatArray]:
     views = [rigs.view_hand(camera, joints, noise_px=noise_px, seed=i) for i, camera in enumerate(rig)]
     origins = np.stack([np.broadcast_to(camera.centre, (21, 3)) for camera in rig])
     return origins, np.stack([view.rays for view in views])

@@ -28,7 +28,7 @@ from hamuco.engine.hand_model import (
     pose_rotations,
     rest_joints,
 )
-from hamuco.engine.landmarks import CROP_SIZE, region_from_joints
+from hamuco.engine.landmarks import CROP_SIZE, regions_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.runtime import Network
 
@@ -223,11 +223,7 @@ class LandmarkObserver:
     def _triangulate(
         self, vertices: FloatArray, around: FloatArray, cameras: list[Camera], rng: np.random.Generator
     ) -> tuple[FloatArray, FloatArray]:
-        crops = []
-        for camera in cameras:
-            region = region_from_joints(camera, around, None)
-            if region is not None:
-                crops.append((camera, region.crop))
+        crops = [(region.camera, region.crop) for region in regions_from_joints(cameras, [(None, around)])]
         images = np.stack([self.picture(vertices, camera, crop, rng) for camera, crop in crops])
         screen, presence, _, _ = self._network(images)
         pixels = screen.reshape(-1, LANDMARKS, 3)[..., :2].astype(np.float64) - 0.5
