@@ -61,6 +61,8 @@ class LiveRun:
         self._lost: dict[str, str] = {}
         self._synchronize_ms = 0.0
         self._seconds = 0.0
+        self.process_ids: Mapping[str, int] = {}
+        """Of the cameras' grabbers while running, for tools that watch their load."""
 
     def run(self, watch: Callable[[Status], None]) -> None:
         """Run to the end or to Ctrl-C; `watch` is called after every set.
@@ -69,6 +71,7 @@ class LiveRun:
             SourceError: a camera does not open.
         """
         with Grabbers(self._sources) as grabbers:
+            self.process_ids = grabbers.process_ids
             start = time.monotonic()
             try:
                 while grabbers.active:
@@ -110,6 +113,8 @@ class LiveRun:
         if event.kind == "lost":
             self._lost[event.camera] = event.reason
             self._counts["cameras_lost"] += 1
+            if self._viewer is not None:
+                self._viewer.say(event.reason)
         return self._synchronizer.camera_ended(event.camera)
 
     def _process(self, grabbers: Grabbers, frame_set: FrameSet) -> Status:

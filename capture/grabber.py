@@ -314,7 +314,7 @@ class _Grabber:
             if stamp is None:
                 self._say("ended", "end of the footage")
                 return
-            slot = self._free_slot(stamp.keep_until_ns)
+            slot = self._free_slot(stamp.droppable)
             if slot is None:
                 self._dropped += not self._stopped
                 continue
@@ -335,17 +335,12 @@ class _Grabber:
             )
             self._socket.send(encode(note))
 
-    def _free_slot(self, keep_until_ns: int | None) -> int | None:
-        """A slot to write, waiting for one until the given host time (None: for ever); None if there is none."""
+    def _free_slot(self, droppable: bool) -> int | None:
+        """A slot to write, waiting for one unless the frame may be dropped; None if there is none."""
         self._take_orders(0)
-        while not self._free and not self._stopped:
-            wait_ms = _WAIT_MS
-            if keep_until_ns is not None:
-                wait_ms = min(wait_ms, (keep_until_ns - time.monotonic_ns()) // 1_000_000)
-                if wait_ms <= 0:
-                    return None
-            self._take_orders(wait_ms)
-        return None if self._stopped else self._free.popleft()
+        while not self._free and not self._stopped and not droppable:
+            self._take_orders(_WAIT_MS)
+        return self._free.popleft() if self._free and not self._stopped else None
 
     def _take_orders(self, timeout_ms: int) -> None:
         while self._socket.poll(timeout_ms):

@@ -21,7 +21,8 @@ class ReplayConfig:
     Attributes:
         frames: the camera's rows of timestamps.csv.
         first_ns: earliest recorded time of all cameras of the replay; it becomes the epoch of the run.
-        pace: "original" delivers each frame when it was captured, "fast" as soon as there is room, without any loss.
+        pace: "original" delivers each frame when it was captured, "fast" as soon as there is room. Neither loses one:
+            on a machine that is too slow the original pace falls behind.
     """
 
     camera: str
@@ -81,18 +82,10 @@ class ReplaySource:
         if row is None:
             return None
         t_capture_ns = row.t_capture_ns + self._shift_ns
-        keep_until_ns = None
         if self._config.pace == "original":
             time.sleep(max(t_capture_ns - time.monotonic_ns(), 0) / 1e9)
-            keep_until_ns = t_capture_ns + self._interval_ns()
         t_arrival_ns = time.monotonic_ns()
-        return Stamp(row.frame, t_capture_ns, row.t_uncertainty_ns, t_arrival_ns, row.t_device_ns, keep_until_ns)
-
-    def _interval_ns(self) -> int:
-        """From the current row to the next, while which nothing is lost by waiting; the last row's as the one before."""
-        rows = self._config.frames
-        later = min(self._row, len(rows) - 1)
-        return rows[later].t_capture_ns - rows[max(later - 1, 0)].t_capture_ns
+        return Stamp(row.frame, t_capture_ns, row.t_uncertainty_ns, t_arrival_ns, row.t_device_ns, droppable=False)
 
     def _next_row(self) -> RecordedFrame | None:
         """The next row whose frame decodes; the video is at that frame."""

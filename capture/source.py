@@ -32,8 +32,7 @@ class SourceError(OSError):
 class Stamp:
     """A grabbed frame before decoding; the fields are those of `Frame`.
 
-    `keep_until_ns` says what to do when no buffer is free: the frame may wait for one until this host time;
-    0 is "drop it now" (live), None "wait as long as it takes" (lossless replay).
+    `droppable` says what to do when no buffer is free: drop the frame (live), or wait for one (replay).
     """
 
     sequence: int
@@ -41,7 +40,7 @@ class Stamp:
     t_uncertainty_ns: int
     t_arrival_ns: int
     t_device_ns: int | None
-    keep_until_ns: int | None
+    droppable: bool
 
 
 class CameraSource(Protocol):
@@ -216,7 +215,7 @@ class OpenCVSource:
                 if capture.getBackendName() == "V4L2":
                     t_device_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
                 t_capture_ns, t_uncertainty_ns = capture_estimate(t_arrival_ns, t_device_ns, self._period_ns)
-                return Stamp(sequence, t_capture_ns, t_uncertainty_ns, t_arrival_ns, t_device_ns, keep_until_ns=0)
+                return Stamp(sequence, t_capture_ns, t_uncertainty_ns, t_arrival_ns, t_device_ns, droppable=True)
             self.undecodable += 1
         if self._is_file:
             return None

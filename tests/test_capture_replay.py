@@ -62,22 +62,6 @@ def test_original_pace_never_runs_ahead_and_has_the_same_times(tmp_path: Path) -
     assert all(frame.t_arrival_ns >= frame.t_capture_ns for frame in original)
 
 
-def test_waiting_for_a_buffer_depends_on_the_pace(tmp_path: Path) -> None:
-    recording = make_recording(tmp_path, ["a"], count=3)
-    epoch_ns = time.monotonic_ns()
-    period_ns = 33_333_333
-    paces: tuple[Pace, ...] = ("fast", "original")
-    for pace, expected in zip(paces, ([None] * 3, [epoch_ns + k * period_ns for k in (1, 2, 3)]), strict=True):
-        source = replay_configs(recording, pace)[0].create()
-        source.open()
-        source.begin(epoch_ns)
-        stamps = [source.grab() for _ in range(3)]
-        assert source.grab() is None
-        source.close()
-        # 2 ns: times are rounded to whole nanoseconds, 33333333 and 66666667.
-        assert [stamp.keep_until_ns if stamp else 0 for stamp in stamps] == pytest.approx(expected, abs=2)
-
-
 def test_a_wrong_size_or_an_unreadable_video_does_not_open(tmp_path: Path) -> None:
     config = replay_configs(make_recording(tmp_path, ["a"]), "fast")[0]
     with pytest.raises(SourceError, match="160x120 px but its calibration is for 640x480"):
