@@ -14,8 +14,14 @@ $(STAMP): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# Real footage that is not part of the repository; without it the demo takes the attached cameras.
+FOOTAGE := ../shared/data/caliscope-4cam-hands
+
 demo: setup
-	$(VENV)/bin/hamuco demo $(if $(RECORDING),--recording '$(RECORDING)')
+	@if [ -z '$(RECORDING)' ] && [ -d '$(FOOTAGE)' ] && [ ! -d demo ]; then \
+		$(VENV)/bin/hamuco import demo --calibration '$(FOOTAGE)/camera_array.toml' \
+			--video '$(FOOTAGE)/hands_cam_{camera}.mp4' --timestamps '$(FOOTAGE)/timestamps_hands.csv'; fi
+	$(VENV)/bin/hamuco demo $(or $(RECORDING),$$(test -d demo && echo demo))
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -28,9 +34,19 @@ test: lint
 test-slow: lint
 	$(VENV)/bin/python -m pytest -m slow
 
+bench: setup
+	$(VENV)/bin/python benchmarks/real_footage.py
+	$(VENV)/bin/python benchmarks/set_time.py
+
+# MediaPipe pins old libraries, so it gets an environment of its own, to throw away.
+bench-mediapipe: setup
+	test -x .venv-mediapipe/bin/python || $(PYTHON) -m venv .venv-mediapipe
+	.venv-mediapipe/bin/python -m pip install --quiet --disable-pip-version-check mediapipe==0.10.21
+	$(VENV)/bin/python benchmarks/set_time.py --mediapipe .venv-mediapipe/bin/python
+
 format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-mediapipe demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -54,7 +54,7 @@ def import_rig(path: Path, unit_m: float = 1.0, size: tuple[int, int] | None = N
             raise CalibrationError(f"{path} has no calibration in a known format; {_UNDERSTOOD}")
         if size is None:
             raise CalibrationError(
-                f"{path}: handpose3d files do not tell the image size; give `size`, for example 720x720"
+                f"{path}: handpose3d files do not tell the image size; give it (--size, or `size`), for example 720x720"
             )
         return Rig(tuple(_handpose3d_camera(path, number, unit_m, size) for number in numbers), path)
 
