@@ -121,7 +121,7 @@ def live(
 
         hamuco live --camera 0 --camera 1 --calibration rig.toml --view
     """
-    if (replay is None) == (not camera and calibration is None):
+    if replay is None and not camera and calibration is None:
         raise typer.BadParameter("say what to track: either --replay RECORDING, or --camera and --calibration")
     if replay is not None:
         if camera or calibration:

@@ -262,6 +262,7 @@ def run_grabber(index: int, config: SourceConfig, memory_path: Path, slots: int,
     """Body of a grabber process: open the source, say so, and deliver from the start order until the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the receiver decides what follows
     cv2.setNumThreads(1)  # one camera's colour conversion is not worth a thread pool per process
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # its warnings repeat what the source reports
     threading.Thread(target=_end_with_parent, args=(memory_path.parent,), daemon=True).start()
     memory = SharedFrames(memory_path, config.size, slots, writable=True)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:

@@ -84,9 +84,7 @@ class Recording:
         """
         for name in ("rig.toml", "timestamps.csv"):
             if not (path / name).is_file():
-                raise RecordingError(
-                    f"{path} is not a recording: it has no {name}; make one with `hamuco record` or `hamuco import`"
-                )
+                raise RecordingError(f"{path} is not a recording: it has no {name}; make one with `hamuco import`")
         rig = load_rig(path / "rig.toml")
         frames = read_timestamps(path / "timestamps.csv", rig.names)
         videos, warnings = {}, []

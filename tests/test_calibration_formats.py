@@ -196,7 +196,7 @@ def test_a_handpose3d_camera_without_a_pose_names_the_file_that_is_missing(tmp_p
 
 
 def test_arguments_that_do_not_belong_to_the_format_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="do not tell the image size; give `size`"):
+    with pytest.raises(CalibrationError, match="do not tell the image size; give it"):
         import_rig(write_handpose3d(tmp_path))
     (tmp_path / "camera_array.toml").write_text(CALISCOPE)
     rig = import_rig(tmp_path / "camera_array.toml")

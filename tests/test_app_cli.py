@@ -1,0 +1,104 @@
+"""The command as a user types it: exit codes, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rigs
+from capture_footage import SIZE, make_recording
+
+from hamuco.calibration.rig_file import save_rig
+from hamuco.streaming.publisher import Publisher
+
+
+def _hamuco(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hamuco.app.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder or Path(sys.prefix),
+        env=os.environ | {"COLUMNS": "200", "TERM": "dumb"},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_teaches() -> None:
+    result = _hamuco("--help")
+    assert result.returncode == 0
+    for command in ("import", "live", "demo", "subscribe", "doctor"):
+        assert command in result.stdout
+
+
+def test_doctor_finds_what_is_needed() -> None:
+    result = _hamuco("doctor", "--json")
+    assert result.returncode == 0, result.stdout
+    findings = {finding["what"]: finding for finding in json.loads(result.stdout)}
+    assert findings["CPU runtime"]["good"]
+    assert "OpenVINO" in findings["CPU runtime"]["detail"]
+
+
+def test_live_on_a_recording_without_hands_reports_none(tmp_path: Path) -> None:
+    recording = make_recording(tmp_path, ["a", "b"], count=6)
+    result = _hamuco("live", "--replay", str(tmp_path / "recording"), "--fast", "--report", str(tmp_path / "r.json"))
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["sets"]["seen"] == 6
+    assert report["hands"]["by_views"] == {"1": 0, "2": 0}
+    assert report["reprojection_px"] == {"median": None, "p95": None}
+    assert recording.rig.names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("live",), 2, "either --replay RECORDING, or --camera"),
+        (("live", "--replay", "nothing-here"), 1, "is not a recording"),
+        (("live", "--camera", "0"), 2, "need their --calibration"),
+        (("live", "--replay", "x", "--camera", "0"), 2, "brings its own cameras"),
+        (("live", "--camera", "0", "--calibration", "nothing.toml"), 1, "nothing.toml"),
+        (("subscribe", "nonsense"), 1, "expected tcp://HOST:PORT"),
+        (("subscribe", "tcp://127.0.0.1:59999", "--timeout", "0.3"), 1, "is `hamuco live` running"),
+        (("demo",), 1, "nothing to show"),
+        (("import", "out", "--calibration", "absent.toml", "--video", "{camera}.mp4", "--fps", "30"), 1, "absent.toml"),
+    ],
+)
+def test_wrong_use_gets_one_clear_error(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
+    result = _hamuco(*arguments, folder=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert words in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_cameras_of_the_rig_must_be_given_and_be_there(tmp_path: Path) -> None:
+    save_rig(rigs.ring_rig(2), tmp_path / "rig.toml")
+    one = _hamuco("live", "--camera", "0", "--calibration", "rig.toml", folder=tmp_path)
+    assert one.returncode == 2
+    assert "1 --camera for a rig of 2" in " ".join(one.stderr.split())
+    absent = _hamuco(
+        "live", "--camera", "/dev/video98", "--camera", "/dev/video99", "--calibration", "rig.toml", folder=tmp_path
+    )
+    assert absent.returncode == 1
+    assert "does not open: check that it is connected" in absent.stderr
+
+
+def test_a_video_of_another_size_than_the_calibration_is_refused(tmp_path: Path) -> None:
+    recording = make_recording(tmp_path, ["a", "b"], count=4)
+    save_rig(rigs.ring_rig(2), tmp_path / "rig.toml")  # 1280x720
+    videos = [str(recording.videos[name]) for name in ("a", "b")]
+    result = _hamuco("live", "--camera", videos[0], "--camera", videos[1], "--calibration", str(tmp_path / "rig.toml"))
+    assert result.returncode == 1
+    assert f"delivers {SIZE[0]}x{SIZE[1]} px but its calibration is for 1280x720" in result.stderr
+
+
+def test_an_occupied_port_is_said_before_the_run(tmp_path: Path) -> None:
+    make_recording(tmp_path, ["a", "b"], count=4)
+    with Publisher("tcp://127.0.0.1:*") as other:
+        result = _hamuco("live", "--replay", str(tmp_path / "recording"), "--publish", other.endpoint)
+    assert result.returncode == 1
+    assert "another program publishes there" in result.stderr
