@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,8 @@ def test_hands_arrive_at_a_subscriber_in_another_thread(recording: Recording) ->
 
         def listen() -> None:
             with HamucoSubscriber(publisher.endpoint, latest=False, timeout_ms=2000) as subscriber:
-                try:
-                    for hand in subscriber:
-                        received.append(hand)
-                except TimeoutError:
-                    return
+                with suppress(TimeoutError):
+                    received.extend(subscriber)
 
         thread = threading.Thread(target=listen)
         thread.start()

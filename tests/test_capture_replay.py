@@ -9,7 +9,7 @@ from capture_footage import corrupt_frames, make_recording, number_of, write_vid
 
 from hamuco.capture.frame import Frame
 from hamuco.capture.recording import Recording
-from hamuco.capture.replay import Pace, ReplayConfig, ReplaySource, replay_configs
+from hamuco.capture.replay import ReplayConfig, ReplaySource, replay_configs
 from hamuco.capture.source import SourceError, read
 
 
