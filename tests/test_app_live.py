@@ -92,9 +92,9 @@ def test_hands_arrive_at_a_subscriber_in_another_thread(recording: Recording) ->
     with Publisher("tcp://127.0.0.1:*") as publisher:
 
         def listen() -> None:
-            with HamucoSubscriber(publisher.endpoint, latest=False, timeout_ms=2000) as subscriber:
-                with suppress(TimeoutError):
-                    received.extend(subscriber)
+            subscriber = HamucoSubscriber(publisher.endpoint, latest=False, timeout_ms=2000)
+            with subscriber, suppress(TimeoutError):
+                received.extend(subscriber)
 
         thread = threading.Thread(target=listen)
         thread.start()
