@@ -24,15 +24,16 @@ FloatArray = NDArray[np.float64]
 CROP_SIZE = 224
 
 # The two ways a crop is laid around a hand, with the margins that the network was trained for: around the palm points
-# and knuckles of a hand known from before, or around a palm box from the detector. The first was trained at 2.0; 1.9
-# lowers the reprojection error of two real clips by 3 %, 1.8 shortens the palm.
-_HAND_RULE = BoxRule(scale=1.9, shift=0.1)
+# and knuckles of a hand known from before, or around a palm box from the detector.
+_HAND_RULE = BoxRule(scale=2.0, shift=0.1)
 _PALM_RULE = BoxRule(scale=2.6, shift=0.5)
 _HAND_BOX_JOINTS = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]
 _WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP = _PALM = [0, 5, 9, 13]
 
 # Standard deviation of a landmark, px of the crop: about 1.5 % of the crop's width on real hands seen by four cameras.
 _LANDMARK_SIGMA_PX = 3.5
+# The less sure the network is of a hand, the larger the deviation, up to this factor's inverse.
+_MIN_CERTAINTY = 0.1
 
 
 def regions_from_joints(cameras: Iterable[Camera], hands: Sequence[tuple[int | None, FloatArray]]) -> list[Region]:
@@ -134,12 +135,13 @@ def _view_hands(
     directions = np.stack([region.crop.directions(one) for region, one in zip(regions, pixels_crop, strict=True)])
     rays = camera.world_rays(directions)
     for index, region in enumerate(regions):
+        certainty = float(presence[index, 0])
         yield ViewHand(
             region=region,
             t_capture_ns=frame_set.frames[camera.name].t_capture_ns,
             rays=rays[index],
-            ray_sigma=_LANDMARK_SIGMA_PX / region.crop.focal,
-            presence=float(presence[index, 0]),
+            ray_sigma=_LANDMARK_SIGMA_PX / region.crop.focal / max(certainty, _MIN_CERTAINTY),
+            presence=certainty,
             # The network's "left" is that of a mirrored selfie image: the right hand of ours.
             right=float(handedness[index, 0]),
         )
