@@ -16,7 +16,8 @@ from typing import Any
 
 from hamuco.app.report import machine_name
 from hamuco.engine.model_files import ALL_FILES, ModelFileError, check_model_file, model_folder
-from hamuco.engine.runtime import runtime_name
+from hamuco.engine.quantize import int8_is_exact
+from hamuco.engine.runtime import inference_precision, runtime_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def examine() -> list[Finding]:
     return [
         Finding("machine", True, True, machine_name()),
         Finding("hamuco", True, True, f"{importlib.metadata.version('hamuco')} in {sys.prefix}"),
-        Finding("CPU runtime", True, True, runtime_name()),
+        Finding("CPU runtime", True, True, runtime_name("int8" if int8_is_exact() else inference_precision())),
         *(_model_file(file.name) for file in ALL_FILES),
         _cameras(),
         _shared_memory(),

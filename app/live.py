@@ -56,7 +56,7 @@ class LiveRun:
         self._viewer = viewer
         self._replay = replay
         self._synchronizer = Synchronizer(rig.names, deadline_ns=None if replay else _DEADLINE_NS)
-        self._report = Report(rig, pipeline.estimator.name)
+        self._report = Report(rig, pipeline.estimator.name, pipeline.estimator.runtime)
         self._counts: Counter[str] = Counter()
         self._lost: dict[str, str] = {}
         self._synchronize_ms = 0.0

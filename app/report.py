@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from hamuco.app.pipeline import Result
 from hamuco.calibration.camera import Rig
-from hamuco.engine.runtime import runtime_name
 from hamuco.fusion.refine import RigRefiner
 from hamuco.fusion.track import Observation
 
@@ -28,9 +27,10 @@ class Report:
     were used. Leave-one-out: a hand seen by three or more views is triangulated without one view and compared with it.
     """
 
-    def __init__(self, rig: Rig, model: str) -> None:
+    def __init__(self, rig: Rig, model: str, runtime: str) -> None:
         self._rig = rig
         self._model = model
+        self._runtime = runtime
         self._sets: Counter[str] = Counter(seen=0, complete=0)
         self._by_views: Counter[int] = Counter()
         self._predicted = 0
@@ -93,7 +93,7 @@ class Report:
                 for name, value in corrections.items()
             },
             "warnings": [f"camera {name!r} {what}" for name, what in refiner.alarms().items()],
-            "runtime": runtime_name(),
+            "runtime": self._runtime,
             "model": self._model,
             "machine": machine_name(),
         }

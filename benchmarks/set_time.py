@@ -27,7 +27,6 @@ from hamuco.app.report import machine_name
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.capture.synchronizer import Synchronizer
-from hamuco.engine.runtime import runtime_name
 from hamuco.streaming.publisher import Publisher
 from hamuco.streaming.subscriber import HamucoSubscriber
 
@@ -85,6 +84,7 @@ def main() -> None:
     ):
         recording = FOUR_CAMERAS.make_recording(Path(folder) / "recording")
         sets = decoded_sets(recording)
+        runtime = Pipeline(recording.rig).estimator.runtime
         for index in range(ROUNDS + 1):
             ours = one_round(recording.rig, sets, publisher)
             if python is not None:
@@ -101,7 +101,7 @@ def main() -> None:
     for stage, values in [*stages.items(), *([("MediaPipe Hands, total", theirs)] if theirs else [])]:
         table.add_row(stage, *(f"{value:.2f}" for value in (*np.percentile(values, (50, 99)), max(values))))
     Console(width=100).print(table)
-    print(f"{len(sets)} sets of 4 cameras, two hands, {ROUNDS} rounds; {machine_name()}; {runtime_name()}")
+    print(f"{len(sets)} sets of 4 cameras, two hands, {ROUNDS} rounds; {machine_name()}; {runtime}")
     if ratios:
         rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         print(f"MediaPipe Hands takes {np.median(ratios):.2f} times as long (rounds: {rounds}); target: 3 or more")

@@ -16,7 +16,8 @@ from hamuco.capture.frame import FrameSet
 from hamuco.engine.crops import BoxRule, crops_around, warp_crops
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.palm_detector import MIDDLE_MCP_POINT, WRIST_POINT, PalmDetection
-from hamuco.engine.runtime import Network
+from hamuco.engine.quantize import hand_landmark_ranges
+from hamuco.engine.runtime import Network, runtime_name
 from hamuco.engine.view_hand import Region, ViewHand
 
 FloatArray = NDArray[np.float64]
@@ -89,7 +90,8 @@ class LandmarkEstimator:
     name = "landmarks"
 
     def __init__(self) -> None:
-        self._network = Network(model_path(HAND_LANDMARK))
+        self._network = Network(model_path(HAND_LANDMARK), hand_landmark_ranges())
+        self.runtime = runtime_name(self._network.precision)
 
     def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
         """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR.
