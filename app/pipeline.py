@@ -19,6 +19,8 @@ from hamuco.fusion.track import HandTracker, Observation
 # While some but not all hands are followed, whole images are searched this often (capture time), after the hands of a
 # set are out. 150 ms cost two cores a tenth of their time with four cameras.
 _SEARCH_EVERY_NS = 150_000_000
+# A hand that just got lost is searched sooner: it is still near.
+_SEARCH_LOST_EVERY_NS = 60_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +49,7 @@ class Pipeline:
         self.tracker = HandTracker(rig, self.model, max_hands, vertices)
         self.estimator = LandmarkEstimator()
         self._detector = PalmDetector(model_path(PALM_DETECTOR))
-        self._searched_ns: int | None = None
+        self._searched_ns = 0
 
     def process(self, frame_set: FrameSet) -> Result:
         """Hands of one set. Frames may be missing; their images are not kept."""
@@ -79,8 +81,12 @@ class Pipeline:
     def prepare(self, frame_set: FrameSet) -> None:
         """What can wait until the set's hands are out: refine the calibration, look for lost and further hands."""
         self.tracker.learn()
-        due = self._searched_ns is None or frame_set.t_capture_ns - self._searched_ns >= _SEARCH_EVERY_NS
-        if self.tracker.tracked and (self.tracker.has_lost or (self.tracker.has_room and due)):
+        if not self.tracker.tracked or len(frame_set.frames) < 2:
+            return
+        since_ns = frame_set.t_capture_ns - self._searched_ns
+        if (self.tracker.has_lost and since_ns >= _SEARCH_LOST_EVERY_NS) or (
+            self.tracker.has_room and since_ns >= _SEARCH_EVERY_NS
+        ):
             self._acquire(frame_set)
 
     def _acquire(self, frame_set: FrameSet) -> None:

@@ -36,7 +36,7 @@ class SynchronizerCounters:
     sets_incomplete: int = 0
     dropped_late: int = 0  # its set had been closed by the deadline
     dropped_duplicate: int = 0  # the same sequence number or capture time as the camera's frame before
-    dropped_out_of_order: int = 0  # older than the camera's frame before
+    dropped_out_of_order: int = 0  # older than the camera's frame before, or of a set older than the set before
     dropped_queue_full: int = 0  # the oldest makes room for the newest
 
 
@@ -135,7 +135,7 @@ class Synchronizer:
         while self._deadline_ns is not None and (waiting := self._waiting()):
             if waiting[0].t_capture_ns + self._deadline_ns > now_ns:
                 break
-            sets.append(self._form(waiting))
+            sets += self._form(waiting)
             sets += self._form_ready()
         return sets
 
@@ -179,10 +179,11 @@ class Synchronizer:
     def _form_ready(self) -> list[FrameSet]:
         sets = []
         while all(queue.ready() for queue in self._queues.values()) and (waiting := self._waiting()):
-            sets.append(self._form(waiting))
+            sets += self._form(waiting)
         return sets
 
-    def _form(self, waiting: list[Frame]) -> FrameSet:
+    def _form(self, waiting: list[Frame]) -> list[FrameSet]:
+        """The next set, or none where it would not be later than the last: a burst of one camera, say."""
         chosen = {frame.camera for frame in self._cut(waiting)}
         frames = {}
         for name, queue in self._queues.items():
@@ -190,10 +191,14 @@ class Synchronizer:
             if name in chosen:
                 frames[name] = queue.take()
         frame_set = FrameSet(self._set_id, frames)
+        if self._set_id > 0 and frame_set.t_capture_ns <= self._last_middle_ns:
+            for frame in frames.values():
+                self._drop(frame, "dropped_out_of_order")
+            return []
         self._set_id += 1
         self._last_middle_ns = frame_set.t_capture_ns
         self._counts["sets_complete" if len(frames) == len(self._queues) else "sets_incomplete"] += 1
-        return frame_set
+        return [frame_set]
 
     def _cut(self, waiting: list[Frame]) -> list[Frame]:
         """The first frames of `waiting`, which is sorted by time, that belong together."""

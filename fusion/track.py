@@ -39,17 +39,33 @@ _SLOW = 0.3
 # Log-odds that a single view can add for a side, the evidence that a new track needs (a view that is sure, or two that
 # are not), the most that is collected, and how much against its side ends a track.
 _SIDE_VOTE, _SIDE_NEEDED, _SIDE_MOST, _SIDE_AGAINST = 2.0, 1.5, 20.0, -5.0
-# Two tracks whose joints are this close, m, follow one hand.
-_SAME_HAND = 0.025
+# Log-odds from which a hand's side is sure enough to measure the person's hand by it.
+_SIDE_SURE = 5.0
+# Two tracks whose joints are this close, m, follow one hand: of the same side, and of different sides. The palms of
+# folded hands are 28 mm apart.
+_SAME_HAND, _SAME_PLACE = 0.025, 0.012
 # How far a hand may go from where it was expected, standard deviations: fixed part, m and rad, and part that grows
 # with the time since, per s. Weak: it decides only what the views leave open, such as depth from a single view.
 _EXPECTED_TRANSL, _EXPECTED_TURN = (0.02, 0.5), (0.2, 4.0)
 
+_COUNTERS = (
+    "views_without_hand",  # a followed hand's crop in which the network sees none
+    "views_rejected",  # that contradict the others
+    "hands_implausible",  # triangulated, but not of a hand's size or side
+    "hands_lost",
+    "hands_merged",
+    "hands_of_wrong_side",
+)
 # Wrist and knuckles, whose mean is the hand's position for the velocity, and how quickly the velocity follows.
 _PALM = [0, 5, 9, 13, 17]
 _VELOCITY_GAIN = 0.7
+# No hand is expected to be faster, m/s; what seems so was found in another place.
+_FASTEST = 4.0
 # A hand teaches this seldom: what it says a frame later is the same again.
 _LEARN_EVERY_NS = 100_000_000
+# It teaches the calibration only where it is new, m of any point of the palm: what a resting hand says again and again is
+# one piece of information, with the errors of the network for this one view of a hand.
+_TEACHES_AFTER = 0.015
 # Good sets after which the shape of a hand is locked, and after which it is first and then again guessed.
 _SHAPE_SETS, _SHAPE_STEP = 20, 5
 # A lost hand that turns up again within this distance, m, is the same hand.
@@ -94,7 +110,8 @@ class _Track:
     joints: FloatArray  # (21, 3) m at t_ns, fitted, not smoothed
     poses: HandPoses  # (1, ...) at t_ns
     residual_mm: float = float("nan")  # of the last fit, median
-    learned_ns: int = 0  # when shape and calibration last learned from it
+    learned_ns: int = 0  # when it was last looked at for shape and calibration
+    taught: FloatArray | None = None  # (5, 3) m, its palm when it last taught the calibration
     weak: bool = False  # the last update had less than two views of it
     velocity: FloatArray = field(default_factory=lambda: np.zeros(3))  # m/s
     smoother: PoseSmoother = field(default_factory=PoseSmoother)
@@ -104,6 +121,8 @@ class _Track:
         if t_ns > self.t_ns:
             moved = (joints[_PALM] - self.joints[_PALM]).mean(axis=0) / ((t_ns - self.t_ns) * 1e-9)
             self.velocity = self.velocity + gain * (moved - self.velocity)
+            if np.linalg.norm(self.velocity) > _FASTEST:
+                self.velocity = np.zeros(3)
         self.t_ns, self.joints = t_ns, joints
 
     def joints_at(self, t_ns: int) -> FloatArray:
@@ -125,7 +144,9 @@ class HandTracker:
         self.refiner = RigRefiner(rig)
         self.rig = rig
         """The rig with its extrinsics as refined so far."""
-        self.counters = dict.fromkeys(("views_rejected", "hands_lost", "hands_merged", "hands_of_wrong_side"), 0)
+        if len(rig) < 2:
+            raise ValueError(f"{len(rig)} camera in the rig: hands are triangulated, which takes two cameras at least")
+        self.counters = dict.fromkeys(_COUNTERS, 0)
         """Running totals of what was turned down or given up."""
         self.smoothing_delay_ns = 0
         """How far the hands of the last update lag behind slow motion, the most of all hands."""
@@ -148,7 +169,7 @@ class HandTracker:
 
     @property
     def has_lost(self) -> bool:
-        """True when the last update could not confirm a hand by two views (or by the only camera's)."""
+        """True when the last update could not confirm a hand by two views."""
         return any(track.weak for track in self._tracks)
 
     def predictions(self, t_ns: int) -> list[tuple[int, FloatArray]]:
@@ -163,8 +184,10 @@ class HandTracker:
         observations = {}
         for track in self._tracks:
             views = [hand for hand in view_hands if hand.region.track_id == track.id]
-            observation = self._observe(t_ns, [hand for hand in views if hand.presence >= _MIN_PRESENCE], track)
-            track.weak = observation is None or len(observation.views) < min(2, len(self.rig))
+            seeing = [hand for hand in views if hand.presence >= _MIN_PRESENCE]
+            self.counters["views_without_hand"] += len(views) - len(seeing)
+            observation = self._observe(t_ns, seeing, track)
+            track.weak = observation is None or len(observation.views) < 2
             if observation is not None:
                 observations[track.id] = observation
         observed = [track for track in self._tracks if track.id in observations]
@@ -183,8 +206,12 @@ class HandTracker:
             if len(observation.views) < 2 or track.t_ns - track.learned_ns < _LEARN_EVERY_NS:
                 continue
             track.learned_ns = track.t_ns
-            self._bodies[track.side].measure(observation.triangulation)
-            if np.linalg.norm(track.velocity) < _SLOW:
+            if track.evidence > _SIDE_SURE:
+                self._bodies[track.side].measure(observation.triangulation)
+            palm = track.joints[_PALM]
+            moved = np.inf if track.taught is None else float(np.linalg.norm(palm - track.taught, axis=1).max())
+            if np.linalg.norm(track.velocity) < _SLOW and moved > _TEACHES_AFTER:
+                track.taught = palm
                 self.refiner.add(observation.views, observation.triangulation)
                 self.rig = self.refiner.rig()
         self._to_learn = []
@@ -199,7 +226,10 @@ class HandTracker:
         if len(observation.views) == 1 and _contradiction(observation, expected)[0] > _SINGLE_VIEW_GATE:
             self.counters["views_rejected"] += 1
             return None
-        return observation if _plausible(observation) else None
+        if not _plausible(observation):
+            self.counters["hands_implausible"] += 1
+            return None
+        return observation
 
     def _gated(self, observation: Observation, expected: FloatArray) -> Observation:
         """Leave out views that contradict the others, the worst first; of two, the one farther from expectation."""
@@ -232,6 +262,7 @@ class HandTracker:
             observation = _observation(views, np.zeros((len(views), 3)))
             evidence = sum(_vote(view) for view in views)
             if abs(evidence) < _SIDE_NEEDED or not _plausible(observation):
+                self.counters["hands_implausible"] += 1
                 continue
             points, information = observation.triangulation.points[None], observation.triangulation.information[None]
             if not can_align(points, information)[0]:
@@ -278,16 +309,16 @@ class HandTracker:
     def _end_tracks(self, t_ns: int) -> None:
         """Give up hands that were not seen for long, turn out to be of the other side, or coincide with an older one."""
         kept: list[_Track] = []
-        for track in self._tracks:
+        for track in sorted(self._tracks, key=lambda track: (track.weak, track.id)):  # well seen before old
             if t_ns - track.t_ns > _LOST_AFTER_NS:
                 self.counters["hands_lost"] += 1
             elif track.evidence < _SIDE_AGAINST:
                 self.counters["hands_of_wrong_side"] += 1
-            elif any(_distance(track, other, t_ns) < _SAME_HAND for other in kept):
+            elif any(_same_hand(track, other, t_ns) for other in kept):
                 self.counters["hands_merged"] += 1
             else:
                 kept.append(track)
-        self._tracks = kept
+        self._tracks = sorted(kept, key=lambda track: track.id)
 
     def _hands(self, t_ns: int, observations: dict[int, Observation]) -> list[tuple[Hand, Observation | None]]:
         """The published hands: smoothed, and where a hand was not seen, moved on."""
@@ -349,7 +380,7 @@ def _hand(track: _Track, parameters: HandParameters, joints: FloatArray, observa
     return Hand(
         track_id=track.id,
         side=track.side,
-        side_confidence=float(1 / (1 + np.exp(-track.evidence))),
+        side_confidence=float(1 / (1 + np.exp(-max(track.evidence, 0.0)))),
         state="tracked" if views else "predicted",
         joints=joints,
         joint_confidence=confidence,
@@ -412,13 +443,16 @@ def _vote(view: ViewHand) -> float:
     return float(np.clip(np.log(right / (1 - right)), -_SIDE_VOTE, _SIDE_VOTE))
 
 
-def _distance(one: _Track, other: _Track, t_ns: int) -> float:
-    """Median distance of the joints, m."""
-    return float(np.median(np.linalg.norm(one.joints_at(t_ns) - other.joints_at(t_ns), axis=1)))
+def _same_hand(one: _Track, other: _Track, t_ns: int) -> bool:
+    """Whether two tracks follow one hand, by the median distance of their joints."""
+    distance = float(np.median(np.linalg.norm(one.joints_at(t_ns) - other.joints_at(t_ns), axis=1)))
+    return distance < (_SAME_HAND if one.side == other.side else _SAME_PLACE)
 
 
 def _reprojection_px(observation: Observation) -> float:
-    """Median residual in px of an undistorted image, which spares projecting into the distorted one."""
+    """Median residual in px of an undistorted image, which spares projecting into the distorted one; NaN for one view."""
+    if len(observation.views) < 2:
+        return np.nan
     focal = np.array([view.camera.matrix[0, 0] for view in observation.views])
     return float(np.median(observation.triangulation.residuals * focal[:, None]))
 

@@ -105,7 +105,7 @@ def _best_pairs(origins: FloatArray, across: FloatArray, rays: FloatArray, sigma
     first, second = np.array(pairs).T
     chosen = np.zeros((len(pairs), len(rays), 1))
     chosen[np.arange(len(pairs)), first] = chosen[np.arange(len(pairs)), second] = 1
-    proposals, _ = _solve(origins, across, chosen * np.ones(rays.shape[1]))  # (P, J, 3)
+    proposals, _ = _solve(origins, across, chosen * (sigma**-2.0)[:, None] * np.ones(rays.shape[1]))  # (P, J, 3)
     residual, _ = _residuals(proposals[:, None], origins, across)  # (P, V, J)
     behind = ((proposals[:, None] - origins) * rays).sum(axis=-1) < 0
     squared = np.where(behind, np.inf, (residual / sigma[:, None]) ** 2)

@@ -103,10 +103,12 @@ class Publisher:
         """
         self._answer_subscriptions()
         now = time.monotonic_ns()
+        sent = self._sent.copy()  # a set that cannot be encoded must not look like lost messages
         messages = []
         for hand in hand_set.hands:
-            messages.append(encode_hand(hand, hand_set, self._count(f"hand.{hand.side}"), now))
-        messages.append(encode_set(hand_set, self._count("set"), now, self._schema.unix_offset_ns))
+            messages.append(encode_hand(hand, hand_set, _count(sent, f"hand.{hand.side}"), now))
+        messages.append(encode_set(hand_set, _count(sent, "set"), now, self._schema.unix_offset_ns))
+        self._sent = sent
         for message in messages:
             self._socket.send_multipart(message, zmq.NOBLOCK)
 
@@ -132,13 +134,14 @@ class Publisher:
                 break
             wanted = wanted or (request[:1] == b"\x01" and b"schema".startswith(request[1:]))
         if wanted:
-            schema = encode_schema(self._schema, self._count("schema"), time.monotonic_ns())
+            schema = encode_schema(self._schema, _count(self._sent, "schema"), time.monotonic_ns())
             self._socket.send_multipart(schema, zmq.NOBLOCK)
 
-    def _count(self, topic: str) -> int:
-        """Number of this message among those of its topic."""
-        self._sent[topic] += 1
-        return self._sent[topic] - 1
+
+def _count(sent: Counter[str], topic: str) -> int:
+    """Number of this message among those of its topic."""
+    sent[topic] += 1
+    return sent[topic] - 1
 
 
 def _ipc_in_use(endpoint: str) -> bool:

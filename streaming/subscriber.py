@@ -170,7 +170,7 @@ class HamucoSubscriber:
         elif isinstance(message, HandMessage):
             self._count_losses(message.side, message.seq)
             if self._latest:
-                kept = [hand for hand in self._hands if hand.side != message.side or hand.set_id == message.set_id]
+                kept = [hand for hand in self._hands if hand.set_id == message.set_id]
                 self.skipped += len(self._hands) - len(kept)
                 self._hands[:] = kept
             self._append(self._hands, message)
