@@ -19,7 +19,7 @@ from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
 from hamuco.capture.recording import Recording
-from hamuco.capture.replay import replay_configs
+from hamuco.capture.replay import Pace, replay_configs
 from hamuco.capture.source import OpenCVConfig, SourceConfig
 from hamuco.engine.model_files import fetch_model_files
 from hamuco.streaming.publisher import DEFAULT_ENDPOINT
@@ -32,6 +32,9 @@ app = typer.Typer(
     help="Live multi-camera 3D hand tracking: calibrated cameras in, metric hands out over ZeroMQ.",
     epilog="Start with: hamuco doctor, then hamuco demo. Every command explains itself with --help.",
 )
+
+# Raw images of two cameras do not fit through one USB 2 bus at 30 frames/s; nearly every camera offers this format.
+_CAMERA_FORMAT = "MJPG"
 
 CalibrationOption = Annotated[
     Path | None,
@@ -103,6 +106,8 @@ def live(
         typer.Option(help="Device number, file or URL, in the order of the calibration, or NAME=DEVICE. Repeat it."),
     ] = None,
     calibration: CalibrationOption = None,
+    unit_m: UnitOption = 1.0,
+    size: SizeOption = None,
     publish: PublishOption = None,
     key: KeyOption = None,
     vertices: Annotated[bool, typer.Option("--vertices", help="Publish the meshes too.")] = False,
@@ -123,28 +128,28 @@ def live(
     """
     if replay is None and not camera and calibration is None:
         raise typer.BadParameter("say what to track: either --replay RECORDING, or --camera and --calibration")
+    pace: Pace = "fast" if fast else "original"
     if replay is not None:
         if camera or calibration:
             raise typer.BadParameter("--replay brings its own cameras and calibration")
         recording = Recording.open(replay)
         for warning in recording.warnings:
             typer.echo(f"warning: {warning}", err=True)
-        rig, sources = (
-            recording.rig,
-            tuple[SourceConfig, ...](replay_configs(recording, "fast" if fast else "original")),
-        )
+        rig, sources = recording.rig, tuple[SourceConfig, ...](replay_configs(recording, pace))
     else:
         if calibration is None:
             raise typer.BadParameter("cameras need their --calibration (rig.toml)")
         if fast:
             raise typer.BadParameter("--fast goes with --replay; cameras have a pace of their own")
-        rig = _with_sources(import_rig(calibration), camera or [])
-        sources = tuple(OpenCVConfig(camera=one.name, device=_device(one), size=one.size) for one in rig)
+        rig = _with_sources(import_rig(calibration, unit_m, _parse_size(size)), camera or [])
+        sources = tuple(
+            OpenCVConfig(camera=one.name, device=_device(one), size=one.size, fourcc=_CAMERA_FORMAT) for one in rig
+        )
     run_session(
         Session(
             rig=rig,
             sources=sources,
-            replay=replay is not None,
+            pace=pace if replay is not None else None,
             hands=hands,
             publish=publish,
             vertices=vertices,

@@ -14,6 +14,7 @@ from hamuco.app.view_link import ViewerLink
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import Frame, FrameSet
 from hamuco.capture.grabber import CameraEvent, Grabbers
+from hamuco.capture.replay import Pace
 from hamuco.capture.source import SourceConfig
 from hamuco.capture.synchronizer import Synchronizer
 from hamuco.streaming.publisher import Publisher
@@ -30,7 +31,7 @@ class Status:
     result: Result
     latency_ms: Mapping[str, float]
     dropped: Mapping[str, int]
-    lost_cameras: Mapping[str, str]  # name -> reason
+    warnings: tuple[str, ...]  # all so far
 
 
 class LiveRun:
@@ -47,18 +48,31 @@ class LiveRun:
         sources: Sequence[SourceConfig],
         publishers: Sequence[Publisher] = (),
         viewer: ViewerLink | None = None,
-        replay: bool = False,
+        pace: Pace | None = None,
     ) -> None:
+        """
+        Args:
+            rig: calibrated cameras.
+            pipeline: for this rig.
+            sources: one for each camera.
+            publishers: each set goes to all of them.
+            viewer: is told of each set.
+            pace: of the recording that plays the cameras; None for cameras.
+        """
         self._rig = rig
         self._pipeline = pipeline
         self._sources = sources
         self._publishers = publishers
         self._viewer = viewer
-        self._replay = replay
-        self._synchronizer = Synchronizer(rig.names, deadline_ns=None if replay else _DEADLINE_NS)
+        self._pace = pace
+        self._synchronizer = Synchronizer(rig.names, deadline_ns=None if pace is not None else _DEADLINE_NS)
         self._report = Report(rig, pipeline.estimator.name, pipeline.estimator.runtime)
         self._counts: Counter[str] = Counter()
-        self._lost: dict[str, str] = {}
+        self.lost_cameras: dict[str, str] = {}
+        """Cameras that were lost so far, with the reason."""
+        self.warnings: list[str] = []
+        """What went wrong so far: cameras that were lost or have moved."""
+        self._moved: set[str] = set()
         self._synchronize_ms = 0.0
         self._seconds = 0.0
         self.process_ids: Mapping[str, int] = {}
@@ -85,9 +99,7 @@ class LiveRun:
 
     def report(self) -> dict[str, Any]:
         """The run in numbers; see `hamuco.app.report`."""
-        report = self._report.as_dict(self._dropped(), self._seconds, self._pipeline.tracker.refiner)
-        report["warnings"] += [f"camera {name!r} was lost: {reason}" for name, reason in self._lost.items()]
-        return report
+        return self._report.as_dict(self._dropped(), self.warnings, self._seconds, self._pipeline.tracker.refiner)
 
     def _receive(self, grabbers: Grabbers) -> list[FrameSet]:
         """The sets that are complete by now, oldest first; of live cameras the newest only."""
@@ -102,7 +114,7 @@ class LiveRun:
         sets += self._synchronizer.advance(time.monotonic_ns())
         self._synchronize_ms = (time.perf_counter_ns() - start) * 1e-6 / max(len(sets), 1)
         self._release(grabbers, self._synchronizer.take_dropped())
-        if not self._replay:
+        if self._pace is None:
             for frame_set in sets[:-1]:
                 self._counts["sets_skipped"] += 1
                 self._release(grabbers, frame_set.frames.values())
@@ -111,11 +123,15 @@ class LiveRun:
 
     def _camera_over(self, event: CameraEvent) -> list[FrameSet]:
         if event.kind == "lost":
-            self._lost[event.camera] = event.reason
+            self.lost_cameras[event.camera] = event.reason
             self._counts["cameras_lost"] += 1
-            if self._viewer is not None:
-                self._viewer.say(event.reason)
+            self._warn(f"camera {event.camera!r} was lost: {event.reason}")
         return self._synchronizer.camera_ended(event.camera)
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        if self._viewer is not None:
+            self._viewer.say(text)
 
     def _process(self, grabbers: Grabbers, frame_set: FrameSet) -> Status:
         result = self._pipeline.process(frame_set)
@@ -131,19 +147,29 @@ class LiveRun:
             publisher.publish(hand_set)
         latency_ms = {**hand_set.stage_ms, "publish": (time.perf_counter_ns() - start) * 1e-6}
         latency_ms["total"] = sum(latency_ms.values())
-        latency_ms["capture_to_publish"] = (time.monotonic_ns() - frame_set.t_capture_ns) * 1e-6
+        if self._pace != "fast":  # whose frames are captured at no particular time
+            latency_ms["capture_to_publish"] = (time.monotonic_ns() - frame_set.t_capture_ns) * 1e-6
         if self._viewer is not None:
             slots = {name: grabbers.slot_of(frame) for name, frame in frame_set.frames.items()}
             self._viewer.show(frame_set, slots, self._pipeline.tracker.rig)
         self._pipeline.prepare(frame_set)
         self._release(grabbers, frame_set.frames.values())
         self._report.add(result, latency_ms)
-        return Status(result, latency_ms, dropped, self._lost)
+        for name, what in self._pipeline.tracker.alarms.items():
+            if name not in self._moved:  # once is enough; the numbers change from set to set
+                self._moved.add(name)
+                self._warn(f"camera {name!r} {what}")
+        return Status(result, latency_ms, dropped, tuple(self.warnings))
 
     def _count_cameras(self, grabbers: Grabbers) -> None:
         """Add up what the grabbers lost, over all cameras."""
-        for reason in ("dropped_no_slot", "undecodable", "missing", "discarded"):
-            self._counts[f"frames_{reason}"] = sum(getattr(counts, reason) for counts in grabbers.counters.values())
+        totals: Counter[str] = Counter()
+        for counts in grabbers.counters.values():
+            totals.update(asdict(counts))
+        del totals["received"]
+        self._counts.update(
+            {f"frames_{reason}": count - self._counts[f"frames_{reason}"] for reason, count in totals.items()}
+        )
 
     def _dropped(self) -> dict[str, int]:
         """Running totals of everything that was lost before the pipeline, by reason."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hamuco.app.pipeline import Result
 from hamuco.calibration.camera import Rig
@@ -19,9 +19,43 @@ from hamuco.fusion.track import Observation
 FloatArray = NDArray[np.float64]
 _WRIST, _MIDDLE_MCP = 0, 9
 
+# Values kept of each figure; a run of any length fits, a short one is kept whole.
+_SAMPLE_SIZE = 20_000
+# Leaving out each view costs 7 ms of two hands in four views, so it is done this seldom (capture time).
+_LEAVE_OUT_EVERY_NS = 150_000_000
+
+
+class Sample:
+    """A random sample of bounded size of what was added (reservoir sampling, Vitter 1985), and the largest value."""
+
+    def __init__(self) -> None:
+        self._values = np.empty(_SAMPLE_SIZE)
+        self._count = 0
+        self._random = np.random.default_rng(0)
+        self.largest = -np.inf
+
+    def add(self, values: ArrayLike) -> None:
+        """Add finite values of any shape; others are left out."""
+        new = np.asarray(values, np.float64).ravel()
+        new = new[np.isfinite(new)]
+        if not len(new):
+            return
+        self.largest = max(self.largest, float(new.max()))
+        places = self._count + np.arange(len(new))
+        beyond = places >= _SAMPLE_SIZE
+        places[beyond] = self._random.integers(0, places[beyond] + 1)
+        kept = places < _SAMPLE_SIZE
+        self._values[places[kept]] = new[kept]
+        self._count += len(new)
+
+    @property
+    def values(self) -> FloatArray:
+        """What was kept, in no particular order."""
+        return self._values[: min(self._count, _SAMPLE_SIZE)]
+
 
 class Report:
-    """Collects a run set by set.
+    """Collects a run set by set; its memory does not grow with the run.
 
     All pixel and bone figures are of triangulated joints before the hand model is fitted, over the observations that
     were used. Leave-one-out: a hand seen by three or more views is triangulated without one view and compared with it.
@@ -31,60 +65,69 @@ class Report:
         self._rig = rig
         self._model = model
         self._runtime = runtime
-        self._sets: Counter[str] = Counter(seen=0, complete=0)
+        self._sets: Counter[str] = Counter(processed=0, complete=0)
         self._by_views: Counter[int] = Counter()
-        self._predicted = 0
-        self._sides: dict[int, set[str]] = defaultdict(set)
-        self._reprojection: list[FloatArray] = []
-        self._leave_one_out: list[FloatArray] = []
-        self._palms_mm: list[float] = []
-        self._fit_residual_mm: list[float] = []
-        self._latency: dict[str, list[float]] = defaultdict(list)
+        self._hands: Counter[str] = Counter(predicted=0, views_against_side=0)
+        self._last_track = -1
+        self._left_out_ns: int | None = None
+        self._reprojection, self._leave_one_out = Sample(), Sample()
+        self._palm_mm, self._fit_residual_mm = Sample(), Sample()
+        self._latency: dict[str, Sample] = defaultdict(Sample)
 
     def add(self, result: Result, latency_ms: Mapping[str, float]) -> None:
         """Take in the result of one set, with the milliseconds of each of its stages."""
-        self._sets["seen"] += 1
-        self._sets["complete"] += len(result.hand_set.cameras) == len(self._rig)
+        hand_set = result.hand_set
+        self._sets["processed"] += 1
+        self._sets["complete"] += len(hand_set.cameras) == len(self._rig)
         for stage, value in latency_ms.items():
-            self._latency[stage].append(value)
-        for hand, observation in zip(result.hand_set.hands, result.observations, strict=True):
-            self._sides[hand.track_id].add(hand.side)
+            self._latency[stage].add(value)
+        leave_out = self._left_out_ns is None or hand_set.t_capture_ns - self._left_out_ns >= _LEAVE_OUT_EVERY_NS
+        if leave_out:
+            self._left_out_ns = hand_set.t_capture_ns
+        for hand, observation in zip(hand_set.hands, result.observations, strict=True):
+            self._last_track = max(self._last_track, hand.track_id)
             if observation is None:
-                self._predicted += 1
+                self._hands["predicted"] += 1
                 continue
             self._by_views[len(observation.views)] += 1
-            self._fit_residual_mm.append(hand.fit_residual_mm)
+            right = float(np.mean([view.right for view in observation.views]))
+            self._hands["views_against_side"] += (right > 0.5) != (hand.side == "right")
+            self._fit_residual_mm.add(hand.fit_residual_mm)
             if len(observation.views) > 1:
-                self._measure(observation)
+                self._measure(observation, leave_out)
 
-    def _measure(self, observation: Observation) -> None:
+    def _measure(self, observation: Observation, leave_out: bool) -> None:
         points, views = observation.triangulation.points, range(len(observation.views))
-        self._palms_mm.append(1e3 * float(np.linalg.norm(points[_MIDDLE_MCP] - points[_WRIST])))
-        self._reprojection += [observation.errors_px(points, view) for view in views]
-        if len(views) > 2:
-            self._leave_one_out += [
-                observation.errors_px(observation.without(view).triangulation.points, view) for view in views
-            ]
+        self._palm_mm.add(1e3 * np.linalg.norm(points[_MIDDLE_MCP] - points[_WRIST]))
+        for view in views:
+            self._reprojection.add(observation.errors_px(points, view))
+        if leave_out and len(views) > 2:
+            for view in views:
+                without = observation.without(view).triangulation.points
+                self._leave_one_out.add(observation.errors_px(without, view))
 
-    def as_dict(self, dropped: Mapping[str, int], seconds: float, refiner: RigRefiner) -> dict[str, Any]:
+    def as_dict(
+        self, dropped: Mapping[str, int], warnings: Sequence[str], seconds: float, refiner: RigRefiner
+    ) -> dict[str, Any]:
         """The report as written to JSON; NaN-free: figures without data are null."""
         corrections = refiner.corrections()
         return {
-            "sets": {**self._sets, "dropped": {reason: count for reason, count in dropped.items() if count}},
+            "sets": {
+                "seen": self._sets["processed"] + dropped.get("sets_skipped", 0),
+                "complete": self._sets["complete"],
+                "dropped": dict(dropped),
+            },
             "hands": {
                 "by_views": {str(count): self._by_views[count] for count in range(1, len(self._rig) + 1)},
-                "predicted": self._predicted,
-                "tracks": len(self._sides),
-                "tracks_that_changed_side": sum(len(sides) > 1 for sides in self._sides.values()),
+                **self._hands,
+                "tracks": self._last_track + 1,
             },
             "reprojection_px": _spread(self._reprojection),
             "leave_one_out_px": _spread(self._leave_one_out),
-            "bones_mm": {
-                "wrist_middle_mcp": {"mean": _round(np.mean, self._palms_mm), "sd": _round(np.std, self._palms_mm)}
-            },
-            "fit_residual_mm": _spread([np.array(self._fit_residual_mm)]),
+            "bones_mm": {"wrist_middle_mcp": _mean(self._palm_mm)},
+            "fit_residual_mm": _spread(self._fit_residual_mm),
             "latency_ms": {stage: _latency(values) for stage, values in self._latency.items()},
-            "throughput_sets_per_s": round(self._sets["seen"] / seconds, 2) if seconds > 0 else None,
+            "throughput_sets_per_s": round(self._sets["processed"] / seconds, 2) if seconds > 0 else None,
             "calibration_correction": {
                 name: {
                     "rotation_deg": round(float(np.rad2deg(np.linalg.norm(value[:3]))), 3),
@@ -92,7 +135,7 @@ class Report:
                 }
                 for name, value in corrections.items()
             },
-            "warnings": [f"camera {name!r} {what}" for name, what in refiner.alarms().items()],
+            "warnings": list(warnings),
             "runtime": self._runtime,
             "model": self._model,
             "machine": machine_name(),
@@ -109,21 +152,19 @@ def machine_name() -> str:
     return f"{processor}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
-def _spread(parts: Sequence[FloatArray]) -> dict[str, float | None]:
-    values = np.concatenate([part.ravel() for part in parts]) if parts else np.empty(0)
-    values = values[np.isfinite(values)]
-    if not len(values):
+def _spread(sample: Sample) -> dict[str, float | None]:
+    if not len(sample.values):
         return {"median": None, "p95": None}
-    return {"median": round(float(np.median(values)), 3), "p95": round(float(np.percentile(values, 95)), 3)}
+    median, p95 = np.percentile(sample.values, (50, 95))
+    return {"median": round(float(median), 3), "p95": round(float(p95), 3)}
 
 
-def _latency(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "p50": round(float(np.percentile(values, 50)), 3),
-        "p99": round(float(np.percentile(values, 99)), 3),
-        "max": round(max(values), 3),
-    }
+def _mean(sample: Sample) -> dict[str, float | None]:
+    if not len(sample.values):
+        return {"mean": None, "sd": None}
+    return {"mean": round(float(sample.values.mean()), 2), "sd": round(float(sample.values.std()), 2)}
 
 
-def _round(statistic: Any, values: Sequence[float]) -> float | None:
-    return round(float(statistic(values)), 2) if values else None
+def _latency(sample: Sample) -> dict[str, float]:
+    p50, p99 = np.percentile(sample.values, (50, 99))
+    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(sample.largest, 3)}

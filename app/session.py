@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -10,6 +11,8 @@ from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 from rich.live import Live
@@ -19,7 +22,9 @@ from hamuco.app.pipeline import Pipeline
 from hamuco.app.status import print_summary, status_line
 from hamuco.app.view_link import ViewerLink, Where
 from hamuco.calibration.camera import Rig
-from hamuco.capture.source import SourceConfig
+from hamuco.capture.replay import Pace
+from hamuco.capture.source import SourceConfig, SourceError
+from hamuco.engine.hand_model import load_hand_model
 from hamuco.streaming.publisher import Publisher
 
 # Between status lines, s: a terminal's line is rewritten, a log gets a line now and then.
@@ -31,7 +36,7 @@ class Session:
     """What to run.
 
     Attributes:
-        replay: the sources are a recording.
+        pace: of the recording that plays the cameras; None for cameras.
         hands: how many hands to follow at most.
         publish: address, or None.
         vertices: put the mesh into every published hand.
@@ -43,7 +48,7 @@ class Session:
 
     rig: Rig
     sources: tuple[SourceConfig, ...]
-    replay: bool
+    pace: Pace | None
     hands: int = 2
     publish: str | None = None
     vertices: bool = False
@@ -62,29 +67,39 @@ def run_session(session: Session) -> None:
     if session.report is not None and not session.report.parent.is_dir():
         raise ValueError(f"cannot write the report to {session.report}: there is no folder {session.report.parent}")
     console = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)  # a service that is stopped ends like one whose user presses Ctrl-C
     with ExitStack() as stack:
+        model = load_hand_model()
         publishers = []
         if session.publish is not None:
-            publishers.append(stack.enter_context(Publisher(session.publish, key=session.key)))
-            console.print(
-                f"publishing at {publishers[0].endpoint}; watch with: hamuco subscribe {publishers[0].endpoint}"
-            )
-        pipeline = Pipeline(session.rig, max_hands=session.hands)
+            faces = model.faces if session.vertices else None
+            publishers.append(stack.enter_context(Publisher(session.publish, faces=faces, key=session.key)))
+            address = publishers[0].endpoint
+            console.print(f"publishing at {address}; watch with: hamuco subscribe {address}", soft_wrap=True)
+        pipeline = Pipeline(session.rig, model, max_hands=session.hands, vertices=session.vertices)
         viewer = None
         where: Where | None = "file" if session.view_file is not None else session.where
         if where is not None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hamuco-"))
             endpoint = f"ipc://{folder}/hands"
             publishers.append(stack.enter_context(Publisher(endpoint)))
-            viewer = stack.enter_context(ViewerLink(session.rig, endpoint, where, session.view_file))
-        run = LiveRun(session.rig, pipeline, session.sources, publishers, viewer, session.replay)
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            run.run(_Watch(live))
-    report = run.report()
-    print_summary(report, console)
-    if session.report is not None:
-        session.report.write_text(json.dumps(report, indent=2) + "\n")
-        console.print(f"report: {session.report}")
+            viewer = stack.enter_context(ViewerLink(session.rig, endpoint, where, session.view_file, model))
+        run = LiveRun(session.rig, pipeline, session.sources, publishers, viewer, session.pace)
+        try:
+            with Live(console=console, auto_refresh=False, transient=True) as live:
+                run.run(_Watch(live))
+        finally:
+            report = run.report()
+            print_summary(report, console)
+            if session.report is not None:
+                session.report.write_text(json.dumps(report, indent=2) + "\n")
+                console.print(f"report: {session.report}", soft_wrap=True)
+    if len(run.lost_cameras) == len(session.rig):
+        raise SourceError("every camera was lost: " + "; ".join(run.lost_cameras.values()))
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 class _Watch:
@@ -95,9 +110,13 @@ class _Watch:
         self._every_s = _TERMINAL_S if live.console.is_terminal else _LOG_S
         self._times: deque[float] = deque(maxlen=60)
         self._shown = 0.0
+        self._warned = 0
 
     def __call__(self, status: Status) -> None:
         now = time.monotonic()
+        for warning in status.warnings[self._warned :]:
+            self._live.console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        self._warned = len(status.warnings)
         self._times.append(now)
         if now - self._shown < self._every_s:
             return

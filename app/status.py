@@ -55,12 +55,12 @@ def hand_json(hand: HandMessage) -> str:
 def status_line(status: Status, sets_per_second: float) -> str:
     """The run at a glance."""
     hands = "  ".join(_brief(hand) for hand in status.result.hand_set.hands) or "no hands"
-    dropped = sum(status.dropped.values())
-    lost = f"  LOST: {', '.join(status.lost_cameras)}" if status.lost_cameras else ""
+    frames = sum(count for reason, count in status.dropped.items() if reason.startswith("frames_"))
+    sets = status.dropped.get("sets_skipped", 0)
     return (
         f"set {status.result.hand_set.set_id}  {sets_per_second:4.1f} sets/s  "
         f"{status.latency_ms['total']:5.1f} ms  {len(status.result.hand_set.cameras)} cameras  {hands}  "
-        f"{dropped} dropped{lost}"
+        f"dropped: {frames} frames, {sets} sets"
     )
 
 

@@ -25,8 +25,6 @@ FloatArray = NDArray[np.float64]
 _ROTATION_SIGMA = 0.005
 _TRANSLATION_SIGMA = 0.005
 _ALARM_SIGMAS = 2.0
-# The joints of one hand in one view err together, so a hand counts as this many independent joints.
-_JOINTS_PER_HAND = 1.0
 # Old hands fade with this time constant, counted in hands: some two minutes of two hands, ten times a second each.
 _MEMORY_HANDS = 2000.0
 
@@ -43,38 +41,39 @@ class RigRefiner:
         self._prior = np.diag(np.tile(sigma**-2.0, len(rig)))
 
     def add(self, views: tuple[ViewHand, ...], triangulation: Triangulation) -> None:
-        """Add one hand seen by several views at (nearly) the same time."""
-        points, joints = triangulation.points, len(triangulation.points)
+        """Add one hand seen by several views at (nearly) the same time.
+
+        Only the mean of its joints counts: what single joints say about the tilt of a camera is mostly the network's
+        own error, magnified by the smallness of a hand.
+        """
         fade = 1 - 1 / _MEMORY_HANDS
         self._information *= fade
         self._gradient *= fade
 
         size = len(self._gradient)
-        point_point = np.full((joints, 3, 3), 1e-6) * np.eye(3)
-        point_rig = np.zeros((joints, 3, size))
-        point_gradient = np.zeros((joints, 3))
+        by_point = np.zeros((3, 3))  # second derivatives: of the hand's place, of both, and the place's gradient
+        by_both = np.zeros((3, size))
+        point_gradient = np.zeros(3)
         for view, inlier in zip(views, triangulation.inliers, strict=True):
             base = self._base[view.camera.name]
-            rotation = base.camera_from_world[:3, :3]
-            in_camera = base.to_camera(points)
-            rays = view.rays @ view.camera.camera_from_world[:3, :3].T  # the refined camera's axes are the camera's own
+            in_camera = base.to_camera(triangulation.points)
+            rays = view.rays @ view.camera.camera_from_world[:3, :3].T  # refined or not, in the camera's own axes
             depth = np.linalg.norm(in_camera, axis=1)[:, None, None]
             across = (np.eye(3) - rays[:, :, None] * rays[:, None, :]) / depth
-            by_camera = np.concatenate([-across @ _cross_matrix(in_camera), across], axis=2)  # (J, 3, 6)
-            by_point = across @ rotation
-            residual = (across @ in_camera[:, :, None])[:, :, 0]
-            weight = inlier * _JOINTS_PER_HAND / joints / view.ray_sigma**2
-            weighted = weight[:, None, None] * by_camera.transpose(0, 2, 1)
+            share = (inlier / max(inlier.sum(), 1e-9))[:, None, None]
+            residual = (share * across @ in_camera[:, :, None]).sum(axis=0)[:, 0]
+            to_camera = (share * np.concatenate([-across @ _cross_matrix(in_camera), across], axis=2)).sum(axis=0)
+            to_point = (share * across).sum(axis=0) @ base.camera_from_world[:3, :3]
+            weight = float(inlier.mean()) / view.ray_sigma**2
             block = self._slices[view.camera.name]
-            self._information[block, block] += (weighted @ by_camera).sum(axis=0)
-            self._gradient[block] += (weighted @ residual[:, :, None]).sum(axis=0)[:, 0]
-            to_point = weight[:, None, None] * by_point.transpose(0, 2, 1)
-            point_point += to_point @ by_point
-            point_rig[:, :, block] += to_point @ by_camera
-            point_gradient += (to_point @ residual[:, :, None])[:, :, 0]
-        eliminated = np.linalg.solve(point_point, np.concatenate([point_rig, point_gradient[:, :, None]], axis=2))
-        self._information -= (point_rig.transpose(0, 2, 1) @ eliminated[:, :, :-1]).sum(axis=0)
-        self._gradient -= (point_rig.transpose(0, 2, 1) @ eliminated[:, :, -1:]).sum(axis=0)[:, 0]
+            self._information[block, block] += weight * to_camera.T @ to_camera
+            self._gradient[block] += weight * to_camera.T @ residual
+            by_point += weight * to_point.T @ to_point
+            by_both[:, block] += weight * to_point.T @ to_camera
+            point_gradient += weight * to_point.T @ residual
+        eliminated = np.linalg.pinv(by_point, hermitian=True)
+        self._information -= by_both.T @ eliminated @ by_both
+        self._gradient -= by_both.T @ eliminated @ point_gradient
 
     def corrections(self) -> dict[str, FloatArray]:
         """Per camera (6,): rotation vector, rad, and translation, m, of the correction in the camera's axes."""

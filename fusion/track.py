@@ -6,7 +6,7 @@ that belong to no track are grouped across views and become new tracks. The cali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -56,9 +56,10 @@ _COUNTERS = (
     "hands_merged",
     "hands_of_wrong_side",
 )
-# Wrist and knuckles, whose mean is the hand's position for the velocity, and how quickly the velocity follows.
+# Wrist and knuckles, whose mean is the hand's position for the velocity, and the time constant, s, with which the velocity
+# follows: half of what is measured from one set to the next at 30 sets/s, nearly all of it at 6.
 _PALM = [0, 5, 9, 13, 17]
-_VELOCITY_GAIN = 0.7
+_VELOCITY_S = 0.05
 # No hand is expected to be faster, m/s; what seems so was found in another place.
 _FASTEST = 4.0
 # A hand teaches this seldom: what it says a frame later is the same again.
@@ -116,11 +117,12 @@ class _Track:
     velocity: FloatArray = field(default_factory=lambda: np.zeros(3))  # m/s
     smoother: PoseSmoother = field(default_factory=PoseSmoother)
 
-    def move(self, t_ns: int, joints: FloatArray, gain: float) -> None:
-        """Set the joints at a later time; `gain` is the weight of the new velocity against the old."""
-        if t_ns > self.t_ns:
-            moved = (joints[_PALM] - self.joints[_PALM]).mean(axis=0) / ((t_ns - self.t_ns) * 1e-9)
-            self.velocity = self.velocity + gain * (moved - self.velocity)
+    def move(self, t_ns: int, joints: FloatArray) -> None:
+        """Set the joints at a later time."""
+        seconds = (t_ns - self.t_ns) * 1e-9
+        if seconds > 0:
+            moved = (joints[_PALM] - self.joints[_PALM]).mean(axis=0) / seconds
+            self.velocity = self.velocity + (1 - np.exp(-seconds / _VELOCITY_S)) * (moved - self.velocity)
             if np.linalg.norm(self.velocity) > _FASTEST:
                 self.velocity = np.zeros(3)
         self.t_ns, self.joints = t_ns, joints
@@ -148,6 +150,8 @@ class HandTracker:
             raise ValueError(f"{len(rig)} camera in the rig: hands are triangulated, which takes two cameras at least")
         self.counters = dict.fromkeys(_COUNTERS, 0)
         """Running totals of what was turned down or given up."""
+        self.alarms: Mapping[str, str] = {}
+        """Cameras that seem to have moved since they were calibrated, with the numbers."""
         self.smoothing_delay_ns = 0
         """How far the hands of the last update lag behind slow motion, the most of all hands."""
         self._bodies: dict[Side, _Body] = {"right": _Body(model), "left": _Body(model.mirrored())}
@@ -213,7 +217,7 @@ class HandTracker:
             if np.linalg.norm(track.velocity) < _SLOW and moved > _TEACHES_AFTER:
                 track.taught = palm
                 self.refiner.add(observation.views, observation.triangulation)
-                self.rig = self.refiner.rig()
+                self.rig, self.alarms = self.refiner.rig(), self.refiner.alarms()
         self._to_learn = []
 
     def _observe(self, t_ns: int, views: list[ViewHand], track: _Track) -> Observation | None:
@@ -271,7 +275,7 @@ class HandTracker:
             fit = fit_pose(self._bodies[side].skeleton, points, information)
             lost = self._nearest_lost(side, points[0])
             if lost is not None:
-                lost.move(t_ns, fit.landmarks[0], gain=1.0)
+                lost.move(t_ns, fit.landmarks[0])
                 lost.poses, lost.weak = fit.poses, False
             elif self.has_room:
                 self._tracks.append(_Track(self._next_id, side, abs(evidence), t_ns, fit.landmarks[0], fit.poses))
@@ -300,7 +304,7 @@ class HandTracker:
         skeleton = Skeleton.stack([self._bodies[track.side].skeleton for track in tracks])
         fit = fit_pose(skeleton, points, information, start, prior)
         for index, (track, observation) in enumerate(zip(tracks, observations, strict=True)):
-            track.move(t_ns, fit.landmarks[index], _VELOCITY_GAIN)
+            track.move(t_ns, fit.landmarks[index])
             votes = sum(_vote(view) for view in observation.views) * (1 if track.side == "right" else -1)
             track.evidence = min(track.evidence + votes, _SIDE_MOST)
             track.poses = _row(fit.poses, index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +16,13 @@ import pytest
 
 from hamuco.app.live import LiveRun, Status
 from hamuco.app.pipeline import Pipeline
+from hamuco.calibration.camera import Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
 from hamuco.capture.recording import Recording
 from hamuco.capture.replay import Pace, replay_configs
+from hamuco.capture.source import OpenCVConfig
+from hamuco.engine.hand_model import load_hand_model
 from hamuco.fusion.hand import Hand
 from hamuco.streaming.messages import HandMessage
 from hamuco.streaming.publisher import Publisher
@@ -48,7 +52,7 @@ def _run(
         hands.append(status.result.hand_set.hands)
 
     pipeline = Pipeline(recording.rig)
-    run = LiveRun(recording.rig, pipeline, replay_configs(recording, pace), publishers, replay=True)
+    run = LiveRun(recording.rig, pipeline, replay_configs(recording, pace), publishers, pace=pace)
     run.run(watch)
     return run.report(), hands
 
@@ -58,17 +62,18 @@ def test_real_hands_are_tracked_as_well_as_promised(recording: Recording) -> Non
     assert set(report) == REPORT_KEYS
     assert report["sets"] == {"seen": 36, "complete": 36, "dropped": {}}
     by_views = {int(views): count for views, count in report["hands"]["by_views"].items()}
-    # The promises of the results file, of which the present figures are 66, 60, 2.7 px and 4.9 px.
+    # The promises of the results file, which has the measured figures.
     assert sum(by_views.values()) >= 64
     assert by_views[3] + by_views[4] >= 58
     assert report["reprojection_px"]["median"] <= 3.7
     assert report["leave_one_out_px"]["median"] <= 5.5
-    assert report["hands"]["tracks_that_changed_side"] == 0
+    assert report["hands"]["views_against_side"] == 0  # a swapped track would be contradicted by its views
+    assert report["hands"]["tracks"] == 2  # and a lost one would have come back under another number
     # Wrist to middle knuckle of the man in the clip is 96 mm by other software; the networks differ by their crops.
     assert report["bones_mm"]["wrist_middle_mcp"]["mean"] == pytest.approx(94, abs=6)
     # No camera was moved in it, so nothing may be said of it.
     assert report["warnings"] == []
-    stages = {"synchronize", "detect", "crop", "landmarks", "fuse", "publish", "total", "capture_to_publish"}
+    stages = {"synchronize", "detect", "crop", "landmarks", "fuse", "publish", "total"}
     assert set(report["latency_ms"]) == stages
     for latency in report["latency_ms"].values():
         assert latency["p50"] <= latency["p99"] <= latency["max"]
@@ -110,7 +115,7 @@ def test_hands_arrive_at_a_subscriber_in_another_thread(recording: Recording) ->
 def test_a_killed_grabber_costs_its_view_only(recording: Recording) -> None:
     statuses: list[Status] = []
     pipeline = Pipeline(recording.rig)
-    run = LiveRun(recording.rig, pipeline, replay_configs(recording, "original"), replay=True)
+    run = LiveRun(recording.rig, pipeline, replay_configs(recording, "original"), pace="original")
 
     def watch(status: Status) -> None:
         statuses.append(status)
@@ -123,15 +128,15 @@ def test_a_killed_grabber_costs_its_view_only(recording: Recording) -> None:
     assert len(statuses) == 36
     last = statuses[-1]
     assert set(last.result.hand_set.cameras) == {"cam_0", "cam_1", "cam_3"}
-    assert "SIGKILL" in last.lost_cameras["cam_2"]
+    assert "SIGKILL" in run.lost_cameras["cam_2"]
     assert report["sets"]["dropped"]["cameras_lost"] == 1
-    assert any("cam_2" in warning for warning in report["warnings"])
+    assert ["cam_2" in warning for warning in report["warnings"]] == [True]
     assert sum(len(status.result.hand_set.hands) for status in statuses[20:]) >= 28  # of 32
 
 
 def test_ctrl_c_ends_the_run_with_a_report(recording: Recording) -> None:
     pipeline = Pipeline(recording.rig)
-    run = LiveRun(recording.rig, pipeline, replay_configs(recording, "original"), replay=True)
+    run = LiveRun(recording.rig, pipeline, replay_configs(recording, "original"), pace="original")
 
     def watch(status: Status) -> None:
         if status.result.hand_set.set_id == 3:
@@ -139,3 +144,55 @@ def test_ctrl_c_ends_the_run_with_a_report(recording: Recording) -> None:
 
     run.run(watch)
     assert run.report()["sets"]["seen"] >= 3
+
+
+def test_live_cameras_skip_to_the_newest_set_and_give_every_slot_back(recording: Recording, data_dir: Path) -> None:
+    # Video files as cameras: they play at their own rate and drop what nobody takes.
+    configs = [
+        OpenCVConfig(camera=name, device=str(video), size=recording.rig[name].size)
+        for name, video in recording.videos.items()
+    ]
+    statuses: list[Status] = []
+
+    def watch(status: Status) -> None:
+        statuses.append(status)
+        if len(statuses) == 3:
+            time.sleep(1.0)  # a stall of six sets
+
+    run = LiveRun(recording.rig, Pipeline(recording.rig), configs)
+    run.run(watch)
+    report = run.report()
+    skipped = report["sets"]["dropped"]["sets_skipped"]
+    assert 2 <= skipped <= 8  # how many of the six were complete when it went on depends on the machine
+    assert report["sets"]["seen"] == len(statuses) + skipped
+    # Eight slots a camera: more frames could not have come had any slot been kept.
+    assert len(statuses) > 16
+    assert report["latency_ms"]["capture_to_publish"]["p50"] > 0
+
+
+def test_meshes_are_published_where_asked_for(recording: Recording) -> None:
+    received: list[HandMessage] = []
+    with Publisher("tcp://127.0.0.1:*", faces=load_hand_model().faces) as publisher:
+        subscriber = HamucoSubscriber(publisher.endpoint, latest=False)
+        pipeline = Pipeline(recording.rig, vertices=True)
+
+        def watch(status: Status) -> None:
+            if subscriber.schema is None or len(received) < 2:
+                with suppress(TimeoutError):
+                    received.append(subscriber.receive(100))
+
+        LiveRun(recording.rig, pipeline, replay_configs(recording, "fast"), [publisher], pace="fast").run(watch)
+        with subscriber:
+            assert subscriber.schema is not None
+            assert subscriber.schema.faces is not None
+            vertices = received[-1].vertices
+            assert vertices is not None
+            assert subscriber.schema.faces.max() < len(vertices)
+            # The mesh is where the joints are: no joint is far from its nearest vertex.
+            distances = np.linalg.norm(received[-1].joints[:, None] - vertices, axis=2).min(axis=1)
+            assert distances.max() < 0.025
+
+
+def test_one_camera_is_not_enough(recording: Recording) -> None:
+    with pytest.raises(ValueError, match="takes two cameras at least"):
+        Pipeline(Rig(recording.rig.cameras[:1]))

@@ -149,6 +149,32 @@ def test_a_track_of_the_wrong_side_ends_instead_of_changing() -> None:
     assert tracker.counters["hands_of_wrong_side"] == 1
 
 
+def test_folded_hands_stay_two() -> None:
+    tracker = _tracker(rigs.ring_rig(4))
+    right, left = rigs.hand_joints(), rigs.hand_joints((0, 0, 0.02), side="left")
+    apart = [rigs.hand_joints((-0.1, 0, 0)), rigs.hand_joints((0.1, 0, 0), side="left")]
+    _detect(tracker, 0, [(apart[0], 0.95), (apart[1], 0.05)])
+    assert tracker.tracked == 2
+    for index in range(1, 12):
+        blend = min(index / 8, 1)
+        truths = [(1 - blend) * apart[0] + blend * right, (1 - blend) * apart[1] + blend * left]
+        _step(tracker, index, truths, right=0.5)
+    assert tracker.tracked == 2
+    assert tracker.counters["hands_merged"] == 0
+
+
+def test_a_resting_hand_teaches_the_calibration_once() -> None:
+    tracker = _tracker(rigs.ring_rig(3))
+    truth = rigs.hand_joints()
+    _detect(tracker, 0, [(truth, 0.95)])
+    for index in range(1, 8):  # it is asked every 100 ms
+        _step(tracker, index, [truth])
+    taught = tracker.rig
+    for index in range(8, 40):
+        _step(tracker, index, [truth])
+    assert tracker.rig is taught  # the rig is made anew with everything learned
+
+
 def test_two_tracks_on_one_hand_become_one() -> None:
     tracker = _tracker(rigs.ring_rig(4))
     one, other = rigs.hand_joints(), rigs.hand_joints((0.25, 0, 0))

@@ -49,6 +49,17 @@ def test_a_view_of_something_else_is_left_out() -> None:
     np.testing.assert_allclose(result.points, joints, atol=0.004)
 
 
+def test_a_wrong_view_of_cameras_close_together_is_left_out() -> None:
+    # All cameras within 40 degrees: the middle of the cameras, unlike that of a ring, is far from the hand.
+    rig, joints = rigs.ring_rig(4, arc=np.radians(53)), rigs.hand_joints()
+    origins, rays = _rays(rig, joints)
+    rays[3] = rigs.view_hand(rig.cameras[3], joints + [0.0, 0.06, 0.0]).rays
+    result = triangulate(origins, rays, np.full(4, rigs.RAY_SIGMA))
+    assert result.inliers[3].max() < 0.1
+    # Three exact views within 27 degrees, pulled by a residual of 20 standard deviations that weighs 0.003.
+    np.testing.assert_allclose(result.points, joints, atol=0.01)
+
+
 def test_a_single_wrong_joint_does_not_cost_the_view() -> None:
     rig, joints = rigs.ring_rig(4), rigs.hand_joints()
     origins, rays = _rays(rig, joints)
