@@ -112,6 +112,12 @@ def live(
     key: KeyOption = None,
     vertices: Annotated[bool, typer.Option("--vertices", help="Publish the meshes too.")] = False,
     hands: HandsOption = 2,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine/--no-refine", help="Correct the cameras' poses by the tracked hands, within 0.5 degrees."
+        ),
+    ] = True,
     fast: Annotated[bool, typer.Option("--fast", help="Replay as fast as possible, not at the recorded pace.")] = False,
     view: ViewOption = False,
     browser: BrowserOption = False,
@@ -153,6 +159,7 @@ def live(
             hands=hands,
             publish=publish,
             vertices=vertices,
+            refine=refine,
             key=key,
             where="browser" if browser else "window" if view else None,
             view_file=view_file,
@@ -225,6 +232,7 @@ def doctor(
 def main() -> None:
     """Entry point: expected errors become one line and exit code 1, wrong usage exit code 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("hamuco").setLevel(logging.INFO)
     try:
         app()
     except KeyboardInterrupt:

@@ -98,7 +98,10 @@ def _gpu() -> Finding:
     if program is None:
         return Finding("NVIDIA GPU", False, False, "no nvidia-smi; tracking runs on the CPU")
     query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    except subprocess.TimeoutExpired:
+        return Finding("NVIDIA GPU", False, False, f"{program} does not answer: is the driver stuck?")
     detail = (result.stdout or result.stderr).strip().replace("\n", "; ")
     return Finding("NVIDIA GPU", result.returncode == 0, False, detail)
 

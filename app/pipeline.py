@@ -34,19 +34,22 @@ class Result:
 class Pipeline:
     """Turns the frame sets of one rig into hands. Give every set once, in order, to `process` and then to `prepare`."""
 
-    def __init__(self, rig: Rig, model: HandModel | None = None, max_hands: int = 2, vertices: bool = False) -> None:
+    def __init__(
+        self, rig: Rig, model: HandModel | None = None, max_hands: int = 2, vertices: bool = False, refine: bool = True
+    ) -> None:
         """
         Args:
             rig: calibrated cameras.
             model: right hand; None for the embedded one.
             max_hands: how many hands to look for.
             vertices: put the mesh into every hand.
+            refine: correct the rig's extrinsics by the hands.
 
         Raises:
             ModelFileError: the networks are not there and cannot be fetched.
         """
         self.model = model or load_hand_model()
-        self.tracker = HandTracker(rig, self.model, max_hands, vertices)
+        self.tracker = HandTracker(rig, self.model, max_hands, vertices, refine)
         self.estimator = LandmarkEstimator()
         self._detector = PalmDetector(model_path(PALM_DETECTOR))
         self._searched_ns = 0

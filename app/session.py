@@ -40,6 +40,7 @@ class Session:
         hands: how many hands to follow at most.
         publish: address, or None.
         vertices: put the mesh into every published hand.
+        refine: correct the rig's extrinsics by the hands.
         key: secret key file for `publish`.
         where: kind of viewer, or None.
         view_file: .rrd file to record the view into, or None.
@@ -52,6 +53,7 @@ class Session:
     hands: int = 2
     publish: str | None = None
     vertices: bool = False
+    refine: bool = True
     key: Path | None = None
     where: Where | None = None
     view_file: Path | None = None
@@ -76,7 +78,9 @@ def run_session(session: Session) -> None:
             publishers.append(stack.enter_context(Publisher(session.publish, faces=faces, key=session.key)))
             address = publishers[0].endpoint
             console.print(f"publishing at {address}; watch with: hamuco subscribe {address}", soft_wrap=True)
-        pipeline = Pipeline(session.rig, model, max_hands=session.hands, vertices=session.vertices)
+        pipeline = Pipeline(
+            session.rig, model, max_hands=session.hands, vertices=session.vertices, refine=session.refine
+        )
         viewer = None
         where: Where | None = "file" if session.view_file is not None else session.where
         if where is not None:

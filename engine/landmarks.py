@@ -1,6 +1,6 @@
 """The default estimator: MediaPipe's hand landmark network (Zhang et al. 2020) on virtual-camera crops.
 
-All views and hands of a frame set go through the network in one batch.
+All views and hands of a frame set go through the network in one call.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def regions_from_joints(cameras: Iterable[Camera], hands: Sequence[tuple[int | N
     regions = []
     for index, camera in enumerate(cameras):
         pixels = camera.project_camera(palms[index])
-        inside = np.all((pixels > -0.5) & (pixels < np.array(camera.size) - 0.5), axis=1, keepdims=True)[:, 0]
+        inside = ((pixels > -0.5) & (pixels < np.array(camera.size) - 0.5)).sum(axis=1) == 2  # False for NaN
         own = crops[index * len(hands) : (index + 1) * len(hands)]
-        for (track_id, _), crop, visible in zip(hands, own, inside, strict=True):  # NaN is not inside
+        for (track_id, _), crop, visible in zip(hands, own, inside, strict=True):
             if visible and crop is not None:
                 regions.append(Region(camera, crop, track_id))
     return regions

@@ -6,6 +6,7 @@ Both are Apache-2.0 and lie inside the `mediapipe` wheel, which is fetched with 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 REQUIREMENT = "mediapipe==0.10.21"
 # One fixed wheel on every platform: the two files are data, and one hash then serves everybody.
@@ -87,6 +90,7 @@ def fetch_model_files() -> None:
         ModelFileError: pip failed (offline, no pip) or the wheel is not the expected one.
     """
     folder = model_folder()
+    _log.info("fetching the hand networks with pip into %s: 36 MB, once", folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from hamuco.engine.quantize import Range, int8_is_exact, quantized
+
+_log = logging.getLogger(__name__)
 
 
 class Network:
@@ -32,7 +35,10 @@ class Network:
         model = _core().read_model(path)
         self.precision, hint = inference_precision(), inference_precision()
         if ranges and int8_is_exact():
-            model, self.precision, hint = quantized(model, ranges), "int8", "f32"
+            try:
+                model, self.precision, hint = quantized(model, ranges), "int8", "f32"
+            except ValueError as error:  # a later OpenVINO may name the file's layers differently
+                _log.warning("%s goes on in %s, which is slower: %s", path.name, self.precision, error)
         _, self.height, self.width, _ = (dimension.get_length() for dimension in model.inputs[0].partial_shape)
         # Colour order and scale inside the graph: OpenVINO fuses them with the first convolution's reorder.
         processor = PrePostProcessor(model)

@@ -135,13 +135,16 @@ class _Track:
 class HandTracker:
     """Follows up to `max_hands` hands through the frame sets of one rig."""
 
-    def __init__(self, rig: Rig, model: HandModel, max_hands: int = 2, vertices: bool = False) -> None:
+    def __init__(
+        self, rig: Rig, model: HandModel, max_hands: int = 2, vertices: bool = False, refine: bool = True
+    ) -> None:
         """
         Args:
             rig: calibrated cameras.
             model: right hand model; left hands use its mirror image.
             max_hands: no new hand is taken up beyond this number.
             vertices: put the mesh into every hand.
+            refine: correct the rig's extrinsics by the hands.
         """
         self.refiner = RigRefiner(rig)
         self.rig = rig
@@ -157,6 +160,7 @@ class HandTracker:
         self._bodies: dict[Side, _Body] = {"right": _Body(model), "left": _Body(model.mirrored())}
         self._max_hands = max_hands
         self._vertices = vertices
+        self._refine = refine
         self._tracks: list[_Track] = []
         self._next_id = 0
         self._to_learn: list[tuple[_Track, Observation]] = []
@@ -214,7 +218,7 @@ class HandTracker:
                 self._bodies[track.side].measure(observation.triangulation)
             palm = track.joints[_PALM]
             moved = np.inf if track.taught is None else float(np.linalg.norm(palm - track.taught, axis=1).max())
-            if np.linalg.norm(track.velocity) < _SLOW and moved > _TEACHES_AFTER:
+            if self._refine and np.linalg.norm(track.velocity) < _SLOW and moved > _TEACHES_AFTER:
                 track.taught = palm
                 self.refiner.add(observation.views, observation.triangulation)
                 self.rig, self.alarms = self.refiner.rig(), self.refiner.alarms()
