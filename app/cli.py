@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,16 @@ from typing import Annotated
 
 import typer
 
-from hamuco.app.doctor import cameras_attached, examine
-from hamuco.app.session import Session, run_session
-from hamuco.app.status import hand_json, hand_line, print_findings
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
 from hamuco.capture.recording import Recording
 from hamuco.capture.replay import Pace, replay_configs
 from hamuco.capture.source import OpenCVConfig, SourceConfig
-from hamuco.engine.model_files import fetch_model_files
 from hamuco.streaming.publisher import DEFAULT_ENDPOINT
 from hamuco.streaming.subscriber import HamucoSubscriber
+
+# What loads the inference library is imported by the commands that need it: the grabbers' processes import this module too.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +43,8 @@ CalibrationOption = Annotated[
     ),
 ]
 UnitOption = Annotated[
-    float, typer.Option("--unit-m", help="Metres per unit of the calibration's translations, where it does not say.")
+    float | None,
+    typer.Option("--unit-m", help="Metres per unit of the calibration's translations, where it does not say."),
 ]
 SizeOption = Annotated[
     str | None, typer.Option("--size", help="Image size as WIDTHxHEIGHT, where the calibration does not say.")
@@ -80,7 +80,7 @@ def import_(
     fps: Annotated[
         float | None, typer.Option(help="Instead of timestamps: constant rate of videos that start together.")
     ] = None,
-    unit_m: UnitOption = 1.0,
+    unit_m: UnitOption = None,
     size: SizeOption = None,
 ) -> None:
     """Make a recording of foreign footage: videos of several cameras with their calibration and times.
@@ -106,7 +106,7 @@ def live(
         typer.Option(help="Device number, file or URL, in the order of the calibration, or NAME=DEVICE. Repeat it."),
     ] = None,
     calibration: CalibrationOption = None,
-    unit_m: UnitOption = 1.0,
+    unit_m: UnitOption = None,
     size: SizeOption = None,
     publish: PublishOption = None,
     key: KeyOption = None,
@@ -132,6 +132,8 @@ def live(
 
         hamuco live --camera 0 --camera 1 --calibration rig.toml --view
     """
+    from hamuco.app.session import Session, run_session
+
     if replay is None and not camera and calibration is None:
         raise typer.BadParameter("say what to track: either --replay RECORDING, or --camera and --calibration")
     pace: Pace = "fast" if fast else "original"
@@ -177,7 +179,9 @@ def demo(
     report: ReportOption = None,
 ) -> None:
     """Show what this is: track hands, print what happens, publish them, and open the viewer where there is a display."""
-    display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    from hamuco.app.doctor import cameras_attached
+
+    display = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     if recording is None and not calibration.exists():
         attached = cameras_attached()
         raise ValueError(
@@ -185,11 +189,13 @@ def demo(
             f"without a calibration ({calibration}). Give a recording (hamuco demo RECORDING; make one of any "
             f"calibrated footage with hamuco import), or a calibration of the attached cameras (--calibration)."
         )
+    if not display:
+        typer.echo("no display here, so no viewer window; hamuco live has --browser and --view-file", err=True)
     live(
         replay=recording,
         calibration=None if recording else calibration,
         publish=DEFAULT_ENDPOINT,
-        view=display or sys.platform in ("darwin", "win32"),
+        view=display,
         report=report,
     )
 
@@ -205,6 +211,8 @@ def subscribe(
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds of silence.")] = None,
 ) -> None:
     """Print the hands that somebody publishes, one line each. Ctrl-C ends it."""
+    from hamuco.app.status import hand_json, hand_line
+
     milliseconds = None if timeout is None else round(timeout * 1000)
     with HamucoSubscriber(endpoint, latest=not every, timeout_ms=milliseconds, key=key) as subscriber:
         typer.echo(f"listening at {endpoint}", err=True)
@@ -218,6 +226,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
     """Say what this machine can do: cameras, runtimes, graphics, model files, versions. Exit code 1: it cannot track."""
+    from hamuco.app.doctor import examine
+    from hamuco.app.status import print_findings
+    from hamuco.engine.model_files import fetch_model_files
+
     if fetch:
         fetch_model_files()
     findings = examine()
@@ -248,6 +260,8 @@ def _with_sources(rig: Rig, cameras: list[str]) -> Rig:
     """The rig with each camera's source taken from the command line, by name or by order, or else from its file."""
     named = dict(text.split("=", 1) for text in cameras if text.split("=", 1)[0] in rig.names)
     in_order = [text for text in cameras if text.split("=", 1)[0] not in rig.names]
+    if misnamed := [text for text in in_order if re.fullmatch(r"\w+=\S+", text) and not Path(text).exists()]:
+        raise typer.BadParameter(f"--camera {misnamed[0]}: the rig has no such camera, but {', '.join(rig.names)}")
     if in_order and (named or len(in_order) != len(rig)):
         raise typer.BadParameter(
             f"{len(cameras)} --camera for a rig of {len(rig)}: give one for each of {', '.join(rig.names)}, in this "

@@ -21,6 +21,8 @@ _WRIST, _MIDDLE_MCP = 0, 9
 
 # Values kept of each figure; a run of any length fits, a short one is kept whole.
 _SAMPLE_SIZE = 20_000
+# A camera is suspect that takes part in less than this of so many hands or more.
+_TAKES_PART, _ENOUGH_HANDS = 0.1, 20
 # Leaving out each view costs 7 ms of two hands in four views, so it is done this seldom (capture time).
 _LEAVE_OUT_EVERY_NS = 150_000_000
 
@@ -67,6 +69,9 @@ class Report:
         self._runtime = runtime
         self._sets: Counter[str] = Counter(processed=0, complete=0)
         self._by_views: Counter[int] = Counter()
+        self._by_camera: Counter[str] = Counter()  # hands that a camera took part in
+        self._shown: Counter[str] = Counter()  # hands followed in sets that had a frame of a camera
+        self._unpaired = 0
         self._hands: Counter[str] = Counter(predicted=0, views_against_side=0)
         self._last_track = -1
         self._left_out_ns: int | None = None
@@ -81,6 +86,7 @@ class Report:
         self._sets["complete"] += len(hand_set.cameras) == len(self._rig)
         for stage, value in latency_ms.items():
             self._latency[stage].add(value)
+        self._unpaired = hand_set.counters["detections_unpaired"]
         leave_out = self._left_out_ns is None or hand_set.t_capture_ns - self._left_out_ns >= _LEAVE_OUT_EVERY_NS
         if leave_out:
             self._left_out_ns = hand_set.t_capture_ns
@@ -90,6 +96,8 @@ class Report:
                 self._hands["predicted"] += 1
                 continue
             self._by_views[len(observation.views)] += 1
+            self._by_camera.update(view.camera.name for view in observation.views)
+            self._shown.update(hand_set.cameras)
             right = float(np.mean([view.right for view in observation.views]))
             self._hands["views_against_side"] += (right > 0.5) != (hand.side == "right")
             self._fit_residual_mm.add(hand.fit_residual_mm)
@@ -135,11 +143,27 @@ class Report:
                 }
                 for name, value in corrections.items()
             },
-            "warnings": list(warnings),
+            "warnings": [*warnings, *self._suspicions()],
             "runtime": self._runtime,
             "model": self._model,
             "machine": machine_name(),
         }
+
+    def _suspicions(self) -> list[str]:
+        """What the figures would hide: a camera that is left out makes all others look better."""
+        found = []
+        for name, shown in self._shown.items():
+            if shown >= _ENOUGH_HANDS and self._by_camera[name] < _TAKES_PART * shown:
+                found.append(
+                    f"camera {name!r} took part in {self._by_camera[name]} of {shown} hands: either it hardly sees them, "
+                    "or its calibration is wrong or belongs to another camera"
+                )
+        if not self._by_views and self._unpaired >= _ENOUGH_HANDS:
+            found.append(
+                f"hands were seen {self._unpaired} times, but no two cameras agreed where: is this their calibration, is its "
+                "unit of length right, and were the images taken at the same time?"
+            )
+        return found
 
 
 def machine_name() -> str:

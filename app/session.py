@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -98,6 +98,11 @@ def run_session(session: Session) -> None:
             if session.report is not None:
                 session.report.write_text(json.dumps(report, indent=2) + "\n")
                 console.print(f"report: {session.report}", soft_wrap=True)
+            if viewer is not None and where == "browser" and viewer.alive:
+                console.print("the page stays until Ctrl-C")
+                with suppress(KeyboardInterrupt):
+                    while viewer.alive:
+                        time.sleep(0.2)
     if len(run.lost_cameras) == len(session.rig):
         raise SourceError("every camera was lost: " + "; ".join(run.lost_cameras.values()))
 

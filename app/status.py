@@ -57,10 +57,10 @@ def status_line(status: Status, sets_per_second: float) -> str:
     hands = "  ".join(_brief(hand) for hand in status.result.hand_set.hands) or "no hands"
     frames = sum(count for reason, count in status.dropped.items() if reason.startswith("frames_"))
     sets = status.dropped.get("sets_skipped", 0)
+    dropped = f"  dropped {frames} frames, {sets} sets" if frames or sets else ""
     return (
-        f"set {status.result.hand_set.set_id}  {sets_per_second:4.1f} sets/s  "
-        f"{status.latency_ms['total']:5.1f} ms  {len(status.result.hand_set.cameras)} cameras  {hands}  "
-        f"dropped: {frames} frames, {sets} sets"
+        f"set {status.result.hand_set.set_id}  {sets_per_second:.1f}/s  {status.latency_ms['total']:.0f} ms  "
+        f"{len(status.result.hand_set.cameras)} cameras  {hands}{dropped}"
     )
 
 
@@ -68,9 +68,8 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
     """The report's main figures as a table."""
     table = Table(title="this run", show_header=False)
     sets, latency = report["sets"], report["latency_ms"]
-    table.add_row(
-        "frame sets", f"{sets['seen']} seen, {sets['complete']} complete, dropped: {sets['dropped'] or 'none'}"
-    )
+    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sets["dropped"].items())
+    table.add_row("frame sets", f"{sets['seen']} seen, {sets['complete']} complete, dropped: {dropped or 'none'}")
     views = ", ".join(f"{count} from {number}" for number, count in report["hands"]["by_views"].items() if count)
     table.add_row("hands by number of views", views or "none")
     for key, unit in (("reprojection_px", "px"), ("leave_one_out_px", "px"), ("fit_residual_mm", "mm")):
@@ -98,4 +97,5 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _brief(hand: Hand) -> str:
-    return f"{hand.side} #{hand.track_id} ({len(hand.views)} views)"
+    seen = f"{len(hand.views)} views" if hand.views else "unseen"
+    return f"{hand.side} #{hand.track_id} ({seen})"

@@ -86,7 +86,7 @@ class _RerunProgram:
     def __init__(self, in_window: bool) -> None:
         """Raises OSError when it does not start."""
         if in_window and sys.platform == "linux" and not (os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}):
-            raise OSError("no display to open a window on: view in the browser, or record the view to a file")
+            raise OSError("no display to open a window on: use --browser, or --view-file FILE")
         data_port, web_port = _free_port(_DATA_PORT), _free_port(_WEB_PORT)
         self.url = f"rerun+http://{_LOOPBACK}:{data_port}/proxy"
         """Where to log to."""

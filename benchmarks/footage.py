@@ -26,7 +26,7 @@ class Clip:
     video: str
     timestamps: str | None = None
     fps: float | None = None
-    unit_m: float = 1.0
+    unit_m: float | None = None
     size: tuple[int, int] | None = None
 
     def make_recording(self, out: Path) -> Recording:

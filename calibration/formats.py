@@ -28,7 +28,7 @@ _UNDERSTOOD = (
 )
 
 
-def import_rig(path: Path, unit_m: float = 1.0, size: tuple[int, int] | None = None) -> Rig:
+def import_rig(path: Path, unit_m: float | None = None, size: tuple[int, int] | None = None) -> Rig:
     """Read a calibration in any format that is understood; the content decides which one it is.
 
     - `rig.toml`, see `hamuco.calibration.rig_file`.
@@ -39,14 +39,17 @@ def import_rig(path: Path, unit_m: float = 1.0, size: tuple[int, int] | None = N
 
     Args:
         path: a file or a folder.
-        unit_m: length of the file's unit in metres. Caliscope writes metres, handpose3d chessboard squares.
+        unit_m: length of the file's unit in metres. Caliscope writes metres, which is assumed unless this says
+            otherwise; handpose3d chessboard squares, whose size must be given.
         size: image width and height, px, for handpose3d, whose files do not tell it.
 
     Raises:
         OSError: the path cannot be read.
         CalibrationError: the format is not understood, or the file describes cameras that cannot be right.
     """
-    if not (np.isfinite(unit_m) and unit_m > 0):
+    if not path.exists():
+        raise CalibrationError(f"there is no calibration {path}")
+    if unit_m is not None and not (np.isfinite(unit_m) and unit_m > 0):
         raise CalibrationError(f"the unit of length is {unit_m} m; a positive number is expected")
     if path.is_dir():
         numbers = sorted(int(found[1]) for file in path.iterdir() if (found := re.fullmatch(r"c(\d+)\.dat", file.name)))
@@ -55,6 +58,11 @@ def import_rig(path: Path, unit_m: float = 1.0, size: tuple[int, int] | None = N
         if size is None:
             raise CalibrationError(
                 f"{path}: handpose3d files do not tell the image size; give it (--size, or `size`), for example 720x720"
+            )
+        if unit_m is None:
+            raise CalibrationError(
+                f"{path}: handpose3d files do not tell the unit of length; give it in metres (--unit-m, or `unit_m`): "
+                "the side of a square of the chessboard that was used"
             )
         return Rig(tuple(_handpose3d_camera(path, number, unit_m, size) for number in numbers), path)
 
@@ -65,8 +73,8 @@ def import_rig(path: Path, unit_m: float = 1.0, size: tuple[int, int] | None = N
     if not isinstance(tables, dict):
         raise CalibrationError(f"{path} is not a calibration in a known format; {_UNDERSTOOD}")
     if any(isinstance(table, dict) and ("cam_id" in table or "distortions" in table) for table in tables.values()):
-        return _caliscope_rig(document, path, unit_m)
-    if unit_m != 1:
+        return _caliscope_rig(document, path, 1.0 if unit_m is None else unit_m)
+    if unit_m not in (None, 1):
         raise CalibrationError(f"{path} is in metres; leave out `unit_m` {unit_m}")
     return load_rig(path)
 

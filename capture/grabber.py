@@ -136,7 +136,10 @@ class Grabbers:
                 name=f"grabber {config.camera}",
                 daemon=True,
             )
+            # Ctrl-C reaches the whole process group; a grabber ends when its parent says so.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._poller.register(process.sentinel, zmq.POLLIN)
             self._grabbers.append(_Running(config, memory, process))
 
@@ -260,7 +263,6 @@ class Grabbers:
 
 def run_grabber(index: int, config: SourceConfig, memory_path: Path, slots: int, address: str) -> None:
     """Body of a grabber process: open the source, say so, and deliver from the start order until the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the receiver decides what follows
     cv2.setNumThreads(1)  # one camera's colour conversion is not worth a thread pool per process
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # its warnings repeat what the source reports
     threading.Thread(target=_end_with_parent, args=(memory_path.parent,), daemon=True).start()

@@ -195,7 +195,12 @@ def _irregularities(camera: str, rows: tuple[RecordedFrame, ...], video_frames: 
         period = statistics.median(intervals)
         gaps = sum(interval > _GAP_PERIODS * period for interval in intervals)
         if gaps:
-            found.append(f"camera {camera!r}: {gaps} gaps of more than {_GAP_PERIODS} periods of {period / 1e6:.1f} ms")
+            longest = max(range(len(intervals)), key=intervals.__getitem__)
+            found.append(
+                f"camera {camera!r}: frames are missing, gaps in time of more than {_GAP_PERIODS} periods of "
+                f"{period / 1e6:.1f} ms: {gaps}; the longest of {intervals[longest] / 1e9:.2f} s after frame "
+                f"{rows[longest].frame}"
+            )
     return found
 
 

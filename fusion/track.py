@@ -51,6 +51,7 @@ _EXPECTED_TRANSL, _EXPECTED_TURN = (0.02, 0.5), (0.2, 4.0)
 _COUNTERS = (
     "views_without_hand",  # a followed hand's crop in which the network sees none
     "views_rejected",  # that contradict the others
+    "detections_unpaired",  # that agree with no other view's
     "hands_implausible",  # triangulated, but not of a hand's size or side
     "hands_lost",
     "hands_merged",
@@ -266,7 +267,9 @@ class HandTracker:
             for hand in view_hands
             if hand.presence >= _MIN_PRESENCE and not any(_shows(hand, joints) for joints in followed)
         ]
-        for views in group_views(detected):
+        groups = group_views(detected)
+        self.counters["detections_unpaired"] += len(detected) - sum(len(views) for views in groups)
+        for views in groups:
             observation = _observation(views, np.zeros((len(views), 3)))
             evidence = sum(_vote(view) for view in views)
             if abs(evidence) < _SIDE_NEEDED or not _plausible(observation):

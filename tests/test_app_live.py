@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from hamuco.app.live import LiveRun, Status
 from hamuco.app.pipeline import Pipeline
-from hamuco.calibration.camera import Rig
+from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
 from hamuco.capture.recording import Recording
@@ -191,6 +192,28 @@ def test_meshes_are_published_where_asked_for(recording: Recording) -> None:
             # The mesh is where the joints are: no joint is far from its nearest vertex.
             distances = np.linalg.norm(received[-1].joints[:, None] - vertices, axis=2).min(axis=1)
             assert distances.max() < 0.025
+
+
+def test_a_wrong_calibration_is_named_though_the_figures_look_fine(recording: Recording) -> None:
+    turned = np.diag([1.0, -1.0, -1.0, 1.0]) @ recording.rig["cam_2"].camera_from_world  # looks the other way
+    cameras = [
+        replace(camera, camera_from_world=turned) if camera.name == "cam_2" else camera for camera in recording.rig
+    ]
+    wrong = replace(recording, rig=Rig(tuple(cameras)))
+    report, _ = _run(wrong)
+    assert [warning[:14] for warning in report["warnings"]] == ["camera 'cam_2'"]
+    assert "its calibration is wrong" in report["warnings"][0]
+
+
+def test_a_wrong_unit_of_length_is_guessed(recording: Recording) -> None:
+    def scaled(camera: Camera) -> Camera:
+        pose = camera.camera_from_world.copy()
+        pose[:3, 3] *= 25  # squares of 40 mm taken for metres
+        return replace(camera, camera_from_world=pose)
+
+    report, _ = _run(replace(recording, rig=Rig(tuple(map(scaled, recording.rig)))))
+    assert sum(report["hands"]["by_views"].values()) == 0
+    assert "is its unit of length right" in report["warnings"][0]
 
 
 def test_one_camera_is_not_enough(recording: Recording) -> None:

@@ -154,7 +154,7 @@ def test_handpose3d_cameras_are_ordered_by_number(tmp_path: Path) -> None:
     for number in (2, 10):
         (tmp_path / f"c{number}.dat").write_text(LENS)
         (tmp_path / f"rot_trans_c{number}.dat").write_text(POSE)
-    assert import_rig(tmp_path, size=(720, 720)).names == ("cam_0", "cam_1", "cam_2", "cam_10")
+    assert import_rig(tmp_path, unit_m=0.04, size=(720, 720)).names == ("cam_0", "cam_1", "cam_2", "cam_10")
 
 
 def test_the_real_handpose3d_cameras_see_the_same_relative_pose_as_their_author(data_dir: Path) -> None:
@@ -185,14 +185,14 @@ def test_the_real_handpose3d_cameras_see_the_same_relative_pose_as_their_author(
 )
 def test_bad_handpose3d_files_give_one_error(tmp_path: Path, stem: str, text: str, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
-        import_rig(write_handpose3d(tmp_path, **{stem: text}), size=(720, 720))
+        import_rig(write_handpose3d(tmp_path, **{stem: text}), unit_m=0.04, size=(720, 720))
 
 
 def test_a_handpose3d_camera_without_a_pose_names_the_file_that_is_missing(tmp_path: Path) -> None:
     write_handpose3d(tmp_path)
     (tmp_path / "rot_trans_c1.dat").unlink()
     with pytest.raises(FileNotFoundError, match=r"rot_trans_c1\.dat"):
-        import_rig(tmp_path, size=(720, 720))
+        import_rig(tmp_path, unit_m=0.04, size=(720, 720))
 
 
 def test_arguments_that_do_not_belong_to_the_format_are_errors(tmp_path: Path) -> None:
@@ -210,6 +210,11 @@ def test_arguments_that_do_not_belong_to_the_format_are_errors(tmp_path: Path) -
             import_rig(tmp_path / "rig.toml", unit_m=unit)
 
 
+def test_handpose3d_needs_its_unit(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"do not tell the unit of length; give it in metres \(--unit-m"):
+        import_rig(write_handpose3d(tmp_path), size=(720, 640))
+
+
 def test_anything_else_is_one_error_that_lists_what_is_understood(tmp_path: Path) -> None:
     (tmp_path / "anipose.toml").write_text('[cam_0]\nname = "a"\nsize = [1, 2]\n')
     (tmp_path / "video.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom\xff\xfe")
@@ -217,7 +222,7 @@ def test_anything_else_is_one_error_that_lists_what_is_understood(tmp_path: Path
     for name in ("anipose.toml", "video.mp4", "empty"):
         with pytest.raises(CalibrationError, match=rf"{name}.*understood are: rig\.toml.*Caliscope.*handpose3d"):
             import_rig(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="absent"):
+    with pytest.raises(CalibrationError, match=r"there is no calibration .*absent"):
         import_rig(tmp_path / "absent")
 
 

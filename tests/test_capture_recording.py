@@ -68,7 +68,10 @@ def test_gaps_and_unequal_lengths_are_allowed_and_told(folder: Path) -> None:
     (folder / "timestamps.csv").write_text(HEADER + rows("a", *every[:8], *every[10:]) + rows("b", *every, (20, 660)))
     assert Recording.open(folder).warnings == (
         "camera 'a': 2 of 20 frames of the video have no time; not used",
-        "camera 'a': 1 gaps of more than 1.5 periods of 33.0 ms",
+        (
+            "camera 'a': frames are missing, gaps in time of more than 1.5 periods of 33.0 ms: 1; the longest of 0.10 s "
+            "after frame 7"
+        ),
         "camera 'b': the video ends after 20 frames, 1 of 21 rows of timestamps.csv have no image and will be dropped",
         "the cameras have different numbers of frames (a 18, b 21): some sets will be incomplete",
     )

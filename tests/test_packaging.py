@@ -43,6 +43,15 @@ def test_the_live_path_loads_no_training_library(module: str) -> None:
     assert _loaded_by(f"import {module}", ("torch", "rerun", "tensorrt", "pycuda")) == ""
 
 
+def test_nothing_reports_to_anybody() -> None:
+    # openvino's telemetry, which is installed beside it, opens connections when openvino is imported.
+    assert _loaded_by("import hamuco.engine.runtime", ("openvino_telemetry.main", "openvino_telemetry.backend")) == ""
+
+
+def test_the_grabbers_start_without_the_inference_library() -> None:
+    assert _loaded_by("import hamuco.app.cli", ("openvino", "scipy")) == ""
+
+
 def test_nobody_imports_training_or_app() -> None:
     for folder in FOLDERS[1:-1]:
         for source in (ROOT / folder).rglob("*.py"):
