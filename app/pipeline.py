@@ -14,7 +14,8 @@ from hamuco.engine.landmarks import LandmarkEstimator, region_from_palm, regions
 from hamuco.engine.model_files import PALM_DETECTOR, model_path
 from hamuco.engine.palm_detector import PalmDetector
 from hamuco.fusion.hand import HandSet
-from hamuco.fusion.track import HandTracker, Observation
+from hamuco.fusion.observation import Observation
+from hamuco.fusion.track import HandTracker
 
 # While some but not all hands are followed, whole images are searched this often (capture time), after the hands of a
 # set are out. 150 ms cost two cores a tenth of their time with four cameras.

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hamuco.app.pipeline import Result
 from hamuco.calibration.camera import Rig
+from hamuco.fusion.observation import Observation
 from hamuco.fusion.refine import RigRefiner
-from hamuco.fusion.track import Observation
 
 FloatArray = NDArray[np.float64]
 _WRIST, _MIDDLE_MCP = 0, 9

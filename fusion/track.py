@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from hamuco.calibration.camera import Rig
 from hamuco.engine.hand_model import HandModel, forward
 from hamuco.engine.view_hand import ViewHand
-from hamuco.fusion.association import group_views, plausible_palm
+from hamuco.fusion.association import group_views
 from hamuco.fusion.fit import HandPoses, PosePrior, fit_pose, landmarks
 from hamuco.fusion.hand import Hand, HandParameters, Side
 from hamuco.fusion.kinematics import Skeleton
+from hamuco.fusion.observation import Observation
 from hamuco.fusion.refine import RigRefiner
 from hamuco.fusion.shape import ShapeEstimator
 from hamuco.fusion.smoothing import PoseSmoother
 from hamuco.fusion.targets import can_align
-from hamuco.fusion.triangulate import Triangulation, ray_residuals, triangulate
+from hamuco.fusion.triangulate import Triangulation
 
 FloatArray = NDArray[np.float64]
 
@@ -74,31 +75,6 @@ _SHAPE_SETS, _SHAPE_STEP = 20, 5
 _REACH = 0.4
 # A single view cannot be checked by another one: it must be this close to expectation, standard deviations.
 _SINGLE_VIEW_GATE = 5.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Observation:
-    """What a hand of one set was made from: the views that were used and their triangulated, unfitted joints.
-
-    Attributes:
-        views: at least one.
-        shifts: (V, 3) m, how far the hand moved from the set's time to each view's.
-        triangulation: at the set's time.
-    """
-
-    views: tuple[ViewHand, ...]
-    shifts: FloatArray
-    triangulation: Triangulation
-
-    def without(self, view: int) -> Observation:
-        """The same from all views but one of three or more."""
-        kept = [index for index in range(len(self.views)) if index != view]
-        return _observation([self.views[index] for index in kept], self.shifts[kept])
-
-    def errors_px(self, points: FloatArray, view: int) -> FloatArray:
-        """Distances (21,) px of projected points (21, 3), given at the set's time, from what a view observed."""
-        seen = self.views[view]
-        return np.asarray(np.linalg.norm(seen.camera.project(points + self.shifts[view]) - seen.pixels, axis=-1))
 
 
 @dataclass(slots=True, eq=False)
@@ -231,28 +207,21 @@ class HandTracker:
             return None
         expected = track.joints_at(t_ns)
         shifts = np.array([track.velocity * ((view.t_capture_ns - t_ns) * 1e-9) for view in views])
-        observation = self._gated(_observation(views, shifts, expected), expected)
-        if len(observation.views) == 1 and _contradiction(observation, expected)[0] > _SINGLE_VIEW_GATE:
+        observation = self._gated(Observation.of(views, shifts, expected), expected)
+        if len(observation.views) == 1 and observation.contradiction(expected)[0] > _SINGLE_VIEW_GATE:
             self.counters["views_rejected"] += 1
             return None
-        if not _plausible(observation):
+        if not observation.plausible:
             self.counters["hands_implausible"] += 1
             return None
         return observation
 
     def _gated(self, observation: Observation, expected: FloatArray) -> Observation:
         """Leave out views that contradict the others, the worst first; of two, the one farther from expectation."""
-        while (count := len(observation.views)) > 1:
-            sigmas = np.array([view.ray_sigma for view in observation.views])
-            contradiction = np.median(observation.triangulation.residuals, axis=1) / sigmas
-            if contradiction.max() <= _VIEW_GATE:
-                break
-            if count == 2:
-                contradiction = _contradiction(observation, expected)
-            worst = int(contradiction.argmax())
-            kept = [index for index in range(count) if index != worst]
-            views, shifts = [observation.views[index] for index in kept], observation.shifts[kept]
-            observation = _observation(views, shifts, expected)
+        while len(observation.views) > 1 and observation.disagreement.max() > _VIEW_GATE:
+            pair = len(observation.views) == 2
+            doubt = observation.contradiction(expected) if pair else observation.disagreement
+            observation = observation.without(int(doubt.argmax()), expected)
             self.counters["views_rejected"] += 1
         return observation
 
@@ -270,9 +239,9 @@ class HandTracker:
         groups = group_views(detected)
         self.counters["detections_unpaired"] += len(detected) - sum(len(views) for views in groups)
         for views in groups:
-            observation = _observation(views, np.zeros((len(views), 3)))
+            observation = Observation.of(views, np.zeros((len(views), 3)))
             evidence = sum(_vote(view) for view in views)
-            if abs(evidence) < _SIDE_NEEDED or not _plausible(observation):
+            if abs(evidence) < _SIDE_NEEDED or not observation.plausible:
                 self.counters["hands_implausible"] += 1
                 continue
             points, information = observation.triangulation.points[None], observation.triangulation.information[None]
@@ -386,7 +355,7 @@ def _hand(track: _Track, parameters: HandParameters, joints: FloatArray, observa
         confidence, reprojection_px, residual_mm = np.zeros(21), np.nan, np.nan
     else:
         views = tuple(view.camera.name for view in observation.views)
-        confidence, reprojection_px = _confidence(observation), _reprojection_px(observation)
+        confidence, reprojection_px = observation.joint_confidence, observation.reprojection_px
         residual_mm = track.residual_mm
     return Hand(
         track_id=track.id,
@@ -414,33 +383,6 @@ def _row(poses: HandPoses, index: int) -> HandPoses:
     return HandPoses(poses.global_orient[kept], poses.hand_pose[kept], poses.transl[kept])
 
 
-def _observation(views: list[ViewHand], shifts: FloatArray, expected: FloatArray | None = None) -> Observation:
-    origins = _origins(tuple(views), shifts)
-    sigma = np.array([view.ray_sigma for view in views])
-    triangulation = triangulate(origins, np.stack([view.rays for view in views]), sigma, expected)
-    return Observation(tuple(views), shifts, triangulation)
-
-
-def _contradiction(observation: Observation, points: FloatArray) -> FloatArray:
-    """Per view (V,): median angle between its rays and the directions to points (21, 3), standard deviations."""
-    rays = np.stack([view.rays for view in observation.views])
-    sigmas = np.array([view.ray_sigma for view in observation.views])
-    residual = ray_residuals(points, _origins(observation.views, observation.shifts), rays)
-    return np.asarray(np.median(residual, axis=1) / sigmas)
-
-
-def _origins(views: tuple[ViewHand, ...], shifts: FloatArray) -> FloatArray:
-    """(V, 21, 3) m: where the rays would start had all views been taken at the set's time."""
-    centres = np.stack([view.camera.centre for view in views]) - shifts
-    return np.repeat(centres[:, None], 21, axis=1)
-
-
-def _plausible(observation: Observation) -> bool:
-    return bool(np.isfinite(observation.triangulation.points).all()) and plausible_palm(
-        observation.triangulation.points
-    )
-
-
 def _shows(view: ViewHand, joints: FloatArray) -> bool:
     """Whether a detection is a hand with these joints (21, 3) m."""
     projected = view.camera.project(joints)
@@ -458,17 +400,3 @@ def _same_hand(one: _Track, other: _Track, t_ns: int) -> bool:
     """Whether two tracks follow one hand, by the median distance of their joints."""
     distance = float(np.median(np.linalg.norm(one.joints_at(t_ns) - other.joints_at(t_ns), axis=1)))
     return distance < (_SAME_HAND if one.side == other.side else _SAME_PLACE)
-
-
-def _reprojection_px(observation: Observation) -> float:
-    """Median residual in px of an undistorted image, which spares projecting into the distorted one; NaN for one view."""
-    if len(observation.views) < 2:
-        return np.nan
-    focal = np.array([view.camera.matrix[0, 0] for view in observation.views])
-    return float(np.median(observation.triangulation.residuals * focal[:, None]))
-
-
-def _confidence(observation: Observation) -> FloatArray:
-    """Per joint the share of the used views that agree on it; a joint that only one view holds counts half."""
-    agreeing = observation.triangulation.inliers.sum(axis=0)
-    return np.asarray(agreeing / len(observation.views) * np.minimum(agreeing / 2, 1))
