@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,19 @@ def test_real_timestamps_form_the_recorded_sets(data_dir: Path, path: str, sets:
     assert sequences(run(synchronizer, in_time_order(cameras))) == list(recorded.values())
     assert len(recorded) == sets
     assert synchronizer.counters.sets_complete == complete
+
+
+def test_sets_never_go_back_in_time() -> None:
+    # A stalled driver hands over its frames in a burst, stamped as they arrive.
+    times_ms = {"a": [0, 100, 200, 300, 400], "b": [0, 390, 391, 392, 400], "c": [0, 100, 200, 300, 400]}
+    frames = [make_frame(name, k, t * 1_000_000) for name, times in times_ms.items() for k, t in enumerate(times)]
+    synchronizer = Synchronizer(list(times_ms))
+    sets = []
+    for frame in sorted(frames, key=lambda frame: (frame.t_capture_ns, frame.camera)):
+        sets += synchronizer.push(frame)
+    sets += synchronizer.flush()
+    middles = [frame_set.t_capture_ns for frame_set in sets]
+    assert all(later > earlier for earlier, later in pairwise(middles)), middles
+    assert [frame_set.set_id for frame_set in sets] == list(range(len(sets)))
+    in_sets = sum(len(frame_set.frames) for frame_set in sets)
+    assert in_sets + len(synchronizer.take_dropped()) == len(frames)
