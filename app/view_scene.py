@@ -42,7 +42,7 @@ _BONE_OPACITY = {"tracked": 255, "predicted": 100}
 _SILENT_NS = 1_000_000_000  # after which a camera without frames is mentioned
 _PLOT_S = 10.0
 # Paul Tol's bright scheme, after white for the total.
-_PLOT_COLOURS = (0xFFFFFFFF, 0x4477AAFF, 0xEE6677FF, 0x228833FF, 0xCCBB44FF, 0x66CCEEFF, 0xAA3377FF, 0xBBBBBBFF)
+_PLOT_COLOURS = (0x888888FF, 0x4477AAFF, 0xEE6677FF, 0x228833FF, 0xCCBB44FF, 0x66CCEEFF, 0xAA3377FF, 0x996633FF)
 _VIEWS_PER_ROW = 4
 
 
