@@ -219,3 +219,16 @@ def test_a_wrong_unit_of_length_is_guessed(recording: Recording) -> None:
 def test_one_camera_is_not_enough(recording: Recording) -> None:
     with pytest.raises(ValueError, match="takes two cameras at least"):
         Pipeline(Rig(recording.rig.cameras[:1]))
+
+
+@pytest.mark.slow
+def test_two_cameras_follow_a_fast_hand_without_losing_it(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "handpose3d-2cam"
+    # The clip's unit is a chessboard square of unrecorded size; 44 mm make the palm a usual one.
+    rig = import_rig(folder / "camera_parameters", unit_m=0.044, size=(720, 720))
+    videos = expand_template(str(folder / "cam{camera}_frames000-251.mp4"), rig.names)
+    report, hands = _run(import_recording(tmp_path / "recording", rig, videos, None, 30.0))
+    assert report["hands"]["by_views"]["2"] >= 0.95 * report["sets"]["seen"]
+    assert report["hands"]["tracks"] == 1
+    assert {hand.side for hand in hands[-1]} == {"right"}
+    assert report["reprojection_px"]["median"] <= 1.5
