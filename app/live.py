@@ -71,8 +71,8 @@ class LiveRun:
         self.lost_cameras: dict[str, str] = {}
         """Cameras that were lost so far, with the reason."""
         self.warnings: list[str] = []
-        """What went wrong so far: cameras that were lost or have moved."""
-        self._moved: set[str] = set()
+        """What went wrong so far: cameras that were lost, have moved or take no part."""
+        self._suspected: set[str] = set()
         self._synchronize_ms = 0.0
         self._seconds = 0.0
         self.process_ids: Mapping[str, int] = {}
@@ -155,10 +155,11 @@ class LiveRun:
         self._pipeline.prepare(frame_set)
         self._release(grabbers, frame_set.frames.values())
         self._report.add(result, latency_ms)
-        for name, what in self._pipeline.tracker.alarms.items():
-            if name not in self._moved:  # once is enough; the numbers change from set to set
-                self._moved.add(name)
-                self._warn(f"camera {name!r} {what}")
+        moved = {name: f"camera {name!r} {what}" for name, what in self._pipeline.tracker.alarms.items()}
+        for about, text in {**self._report.suspicions(), **moved}.items():
+            if about not in self._suspected:  # once is enough; the numbers change from set to set
+                self._suspected.add(about)
+                self._warn(text)
         return Status(result, latency_ms, dropped, tuple(self.warnings))
 
     def _count_cameras(self, grabbers: Grabbers) -> None:

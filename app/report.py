@@ -22,7 +22,7 @@ _WRIST, _MIDDLE_MCP = 0, 9
 # Values kept of each figure; a run of any length fits, a short one is kept whole.
 _SAMPLE_SIZE = 20_000
 # A camera is suspect that takes part in less than this of so many hands or more.
-_TAKES_PART, _ENOUGH_HANDS = 0.1, 20
+_TAKES_PART, _ENOUGH_HANDS = 0.1, 50
 # Leaving out each view costs 7 ms of two hands in four views, so it is done this seldom (capture time).
 _LEAVE_OUT_EVERY_NS = 150_000_000
 
@@ -143,23 +143,23 @@ class Report:
                 }
                 for name, value in corrections.items()
             },
-            "warnings": [*warnings, *self._suspicions()],
+            "warnings": list(warnings),
             "runtime": self._runtime,
             "model": self._model,
             "machine": machine_name(),
         }
 
-    def _suspicions(self) -> list[str]:
-        """What the figures would hide: a camera that is left out makes all others look better."""
-        found = []
+    def suspicions(self) -> dict[str, str]:
+        """What the figures would hide, by what it is about: a camera that is left out makes all others look better."""
+        found = {}
         for name, shown in self._shown.items():
             if shown >= _ENOUGH_HANDS and self._by_camera[name] < _TAKES_PART * shown:
-                found.append(
+                found[name] = (
                     f"camera {name!r} took part in {self._by_camera[name]} of {shown} hands: either it hardly sees them, "
                     "or its calibration is wrong or belongs to another camera"
                 )
         if not self._by_views and self._unpaired >= _ENOUGH_HANDS:
-            found.append(
+            found["calibration"] = (
                 f"hands were seen {self._unpaired} times, but no two cameras agreed where: is this their calibration, is its "
                 "unit of length right, and were the images taken at the same time?"
             )

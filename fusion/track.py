@@ -292,6 +292,8 @@ class HandTracker:
         for track in sorted(self._tracks, key=lambda track: (track.weak, track.id)):  # well seen before old
             if t_ns - track.t_ns > _LOST_AFTER_NS:
                 self.counters["hands_lost"] += 1
+            elif not np.isfinite(track.joints).all():  # a fit that failed must not end the run
+                self.counters["hands_implausible"] += 1
             elif track.evidence < _SIDE_AGAINST:
                 self.counters["hands_of_wrong_side"] += 1
             elif any(_same_hand(track, other, t_ns) for other in kept):
