@@ -60,7 +60,7 @@ class FitOptions:
 
     model_sigma_m: float = 0.002
     outlier_scale: float = 4.0
-    tolerance: float = 0.3
+    tolerance: float = 0.6
     max_iterations: int = 40
 
 
