@@ -272,7 +272,7 @@ def _with_sources(rig: Rig, cameras: list[str]) -> Rig:
         raise typer.BadParameter(
             f'where is camera {", ".join(absent)}? Say --camera {absent[0]}=DEVICE, or put source = "DEVICE" into the file'
         )
-    return Rig(tuple(replace(camera, source=sources[camera.name]) for camera in rig), rig.path)
+    return Rig(tuple(replace(camera, source=sources[camera.name]) for camera in rig))
 
 
 def _device(camera: Camera) -> int | str:

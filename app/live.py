@@ -70,6 +70,8 @@ class LiveRun:
         self._counts: Counter[str] = Counter()
         self.lost_cameras: dict[str, str] = {}
         """Cameras that were lost so far, with the reason."""
+        self.interrupted = False
+        """Somebody said stop before the end."""
         self.warnings: list[str] = []
         """What went wrong so far: cameras that were lost, have moved or take no part."""
         self._suspected: set[str] = set()
@@ -92,7 +94,7 @@ class LiveRun:
                     for frame_set in self._receive(grabbers):
                         watch(self._process(grabbers, frame_set))
             except KeyboardInterrupt:
-                pass
+                self.interrupted = True
             finally:
                 self._seconds = time.monotonic() - start
                 self._count_cameras(grabbers)

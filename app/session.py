@@ -93,16 +93,17 @@ def run_session(session: Session) -> None:
             with Live(console=console, auto_refresh=False, transient=True) as live:
                 run.run(_Watch(live))
         finally:
-            report = run.report()
-            print_summary(report, console)
-            if session.report is not None:
-                session.report.write_text(json.dumps(report, indent=2) + "\n")
-                console.print(f"report: {session.report}", soft_wrap=True)
-            if viewer is not None and where == "browser" and viewer.alive:
-                console.print("the page stays until Ctrl-C")
-                with suppress(KeyboardInterrupt):
-                    while viewer.alive:
-                        time.sleep(0.2)
+            if run.process_ids:  # every camera opened
+                report = run.report()
+                print_summary(report, console)
+                if session.report is not None:
+                    session.report.write_text(json.dumps(report, indent=2) + "\n")
+                    console.print(f"report: {session.report}", soft_wrap=True)
+        if viewer is not None and where == "browser" and not run.interrupted:
+            console.print("the page stays until Ctrl-C")
+            with suppress(KeyboardInterrupt):
+                while viewer.alive:
+                    time.sleep(0.2)
     if len(run.lost_cameras) == len(session.rig):
         raise SourceError("every camera was lost: " + "; ".join(run.lost_cameras.values()))
 

@@ -11,8 +11,7 @@ Conventions of the whole project:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -155,7 +154,6 @@ class Rig:
     """Cameras that share one world frame, in a fixed order."""
 
     cameras: tuple[Camera, ...]
-    path: Path | None = field(default=None, compare=False)  # where it was read from, for messages
 
     def __post_init__(self) -> None:
         if not self.cameras:

@@ -64,7 +64,7 @@ def import_rig(path: Path, unit_m: float | None = None, size: tuple[int, int] | 
                 f"{path}: handpose3d files do not tell the unit of length; give it in metres (--unit-m, or `unit_m`): "
                 "the side of a square of the chessboard that was used"
             )
-        return Rig(tuple(_handpose3d_camera(path, number, unit_m, size) for number in numbers), path)
+        return Rig(tuple(_handpose3d_camera(path, number, unit_m, size) for number in numbers))
 
     document = _parse_toml(path)
     if size is not None:
@@ -95,7 +95,7 @@ def _caliscope_rig(document: Mapping[str, Any], path: Path, unit_m: float) -> Ri
     ]
     if not cameras:
         raise CalibrationError(f"{path}: all cameras are marked `ignore = true`; at least one has to stay")
-    return Rig(tuple(cameras), path)
+    return Rig(tuple(cameras))
 
 
 def _caliscope_camera(key: str, table: Mapping[str, Any], path: Path, unit_m: float) -> Camera:

@@ -36,7 +36,7 @@ def load_rig(path: Path) -> Rig:
     document = parse_toml(path)
     reject_unknown_keys(document, ("cameras",), str(path))
     tables = camera_tables(document, path)
-    return Rig(tuple(_camera(name, table, path) for name, table in tables.items()), path)
+    return Rig(tuple(_camera(name, table, path) for name, table in tables.items()))
 
 
 def save_rig(rig: Rig, path: Path) -> None:

@@ -84,7 +84,7 @@ class RigRefiner:
     def rig(self) -> Rig:
         """The refined rig; equal to the calibration as long as nothing was added."""
         corrections = self.corrections()
-        return Rig(tuple(_corrected(camera, corrections[camera.name]) for camera in self._base), self._base.path)
+        return Rig(tuple(_corrected(camera, corrections[camera.name]) for camera in self._base))
 
     def alarms(self) -> dict[str, str]:
         """Cameras that disagree with their calibration beyond its plausible error, with the numbers."""

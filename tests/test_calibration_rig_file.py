@@ -54,7 +54,6 @@ def test_what_was_saved_is_loaded_bit_for_bit(tmp_path: Path, seed: int) -> None
     save_rig(rig, path)
     loaded = load_rig(path)
     assert_same(loaded, rig)
-    assert loaded.path == path
     save_rig(loaded, tmp_path / "again.toml")
     assert (tmp_path / "again.toml").read_text() == path.read_text()
 
