@@ -1,0 +1,1 @@
+"""Data sets with truth behind one interface: synthetic recordings, HanCo, FreiHAND."""
