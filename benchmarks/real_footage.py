@@ -12,15 +12,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from footage import FOUR_CAMERAS, TWO_CAMERAS, Clip
+from footage import make_recording
 from rich.console import Console
 from rich.table import Table
+
+from hamuco.training.datasets.footage import FOUR_CAMERAS, TWO_CAMERAS, Clip
 
 
 def track(clip: Clip, folder: Path) -> dict[str, Any]:
     """The report of `hamuco live` on a clip, replayed as fast as it goes."""
     recording, report = folder / clip.folder, folder / f"{clip.folder}.json"
-    clip.make_recording(recording)
+    make_recording(clip, recording)
     command = [sys.executable, "-m", "hamuco.app.cli", "live", "--replay", str(recording), "--fast", "--report"]
     subprocess.run([*command, str(report)], check=True, stderr=subprocess.DEVNULL)
     loaded: dict[str, Any] = json.loads(report.read_text())

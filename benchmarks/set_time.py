@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from footage import FOUR_CAMERAS, decoded_sets
+from footage import decoded_sets, make_recording
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +29,7 @@ from hamuco.capture.frame import FrameSet
 from hamuco.capture.synchronizer import Synchronizer
 from hamuco.streaming.publisher import Publisher
 from hamuco.streaming.subscriber import HamucoSubscriber
+from hamuco.training.datasets.footage import FOUR_CAMERAS
 
 ROUNDS = 5
 WORKER = Path(__file__).with_name("mediapipe_worker.py")
@@ -82,7 +83,7 @@ def main() -> None:
         Publisher("tcp://127.0.0.1:*") as publisher,
         HamucoSubscriber(publisher.endpoint),
     ):
-        recording = FOUR_CAMERAS.make_recording(Path(folder) / "recording")
+        recording = make_recording(FOUR_CAMERAS, Path(folder) / "recording")
         sets = decoded_sets(recording)
         runtime = Pipeline(recording.rig).estimator.runtime
         for index in range(ROUNDS + 1):

@@ -13,12 +13,13 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from footage import FOUR_CAMERAS, decoded_sets
+from footage import decoded_sets, make_recording
 
 from hamuco.app.pipeline import Pipeline
 from hamuco.app.report import Report
 from hamuco.capture.frame import FrameSet
 from hamuco.streaming.publisher import Publisher
+from hamuco.training.datasets.footage import FOUR_CAMERAS
 
 
 def later(frame_set: FrameSet, set_id: int, by_ns: int) -> FrameSet:
@@ -36,7 +37,7 @@ def resident_mb() -> float:
 def main() -> None:
     end = time.monotonic() + 60 * (float(sys.argv[1]) if len(sys.argv) > 1 else 2)
     with tempfile.TemporaryDirectory() as folder, Publisher("tcp://127.0.0.1:*") as publisher:
-        recording = FOUR_CAMERAS.make_recording(Path(folder) / "recording")
+        recording = make_recording(FOUR_CAMERAS, Path(folder) / "recording")
         sets = decoded_sets(recording)
         pipeline = Pipeline(recording.rig)
         report = Report(recording.rig, pipeline.estimator.name, pipeline.estimator.runtime)

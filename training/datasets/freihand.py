@@ -50,7 +50,7 @@ class FreiHAND:
             path: folder that has the folders `training` and `evaluation`.
             split: "evaluation" needs its truth unpacked into the same folder.
             images: background of the training images; the evaluation has only "gs".
-            with_vertices: read the meshes as well. Those of the training split take some 5 GB of memory to read.
+            with_vertices: read the meshes as well. Those of the training split take some 6 GB of memory to read.
 
         Raises:
             DatasetError: the folder is not FreiHAND, lacks a part, or its lists differ in length.

@@ -1,7 +1,7 @@
 """HanCo (Zimmermann, Argus, Brox: Contrastive Representation Learning for Hand Shape Estimation, GCPR 2021).
 
 One right hand before eight synchronized cameras: 1518 short sequences, 107,538 moments, crops of 224x224 px around the
-hand without lens distortion. Layout, as its archives unpack (S sequence, C camera, F frame, both counted from 0):
+hand without lens distortion. Layout, as its archives unpack (S sequence, C camera, F frame, from 0):
 
     meta.json                         lists per sequence of values per frame: is_train (green screen), subject_id,
                                       is_valid (a checked MANO fit), object_id, has_fit (a MANO fit, checked or not)
@@ -77,7 +77,7 @@ class HanCo:
         ]
         if not self._moments:
             there = sorted(name for name in os.listdir(path / images) if name.isdecimal())
-            found = f"{len(there)} sequences from {there[0]} to {there[-1]}" if there else "no sequence"
+            found = f"sequences from {there[0]} to {there[-1]}" if there else "none"
             raise DatasetError(
                 f"{path / images} has no moment with joints of HanCo's {split} split, sequences "
                 f"{_SPLITS[split][0]:04d} to {_SPLITS[split][-1]:04d}; it has {found}. "
@@ -111,11 +111,14 @@ class HanCo:
             return None
         fit = read_json(file, _zip("shape"))
 
-        def numbers(key: str, shape: tuple[int, ...]) -> FloatArray:
-            return to_array(entry(fit, key, file), shape, f"{key!r} in {file}").ravel()
+        def numbers(key: str, count: int) -> FloatArray:
+            values = entry(fit, key, file)
+            while isinstance(values, list) and len(values) == 1:  # batches of one
+                values = values[0]
+            return to_array(values, (count,), f"{key!r} in {file}")
 
-        poses = numbers("poses", (1, 48))
-        return HandParameters(poses[:3], poses[3:], numbers("shapes", (1, 10)), numbers("global_t", (1, 1, 3)))
+        poses = numbers("poses", 48)
+        return HandParameters(poses[:3], poses[3:], numbers("shapes", 10), numbers("global_t", 3))
 
 
 def _zip(folder: str) -> str:
@@ -140,8 +143,10 @@ def _frames_with_images(path: Path, images: str, sequence: int) -> list[int]:
     # Listing folders is quick; asking for 860,000 files one by one is not.
     folder = f"{sequence:04d}"
     joints = _frames(path / "xyz" / folder, ".json")
-    seen = [_frames(path / images / folder / f"cam{camera}", ".jpg") for camera in range(CAMERAS)] if joints else []
-    return sorted(joints.intersection(*[set().union(*seen)]))
+    seen: set[int] = set()
+    for camera in range(CAMERAS if joints else 0):
+        seen |= _frames(path / images / folder / f"cam{camera}", ".jpg")
+    return sorted(joints & seen)
 
 
 def _frames(folder: Path, suffix: str) -> set[int]:
