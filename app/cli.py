@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from hamuco.app.offline import DEMO_CLIP, bench, parse_size, synth
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
@@ -67,6 +68,10 @@ ViewFileOption = Annotated[
 ]
 
 
+app.command()(synth)
+app.add_typer(bench, name="bench")
+
+
 @app.command("import")
 def import_(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
@@ -87,7 +92,7 @@ def import_(
 
     Example: hamuco import rec --calibration camera_array.toml --video 'hands_cam_{camera}.mp4' --timestamps times.csv
     """
-    rig = import_rig(calibration, unit_m, _parse_size(size))
+    rig = import_rig(calibration, unit_m, parse_size(size) if size else None)
     recording = import_recording(out, rig, expand_template(video, rig.names), timestamps, fps)
     for warning in recording.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -133,23 +138,27 @@ def live(
         hamuco live --camera 0 --camera 1 --calibration rig.toml --view
     """
     from hamuco.app.session import Session, run_session
+    from hamuco.training.synthetic.truth import TRUTH_FILE, Truth
 
     if replay is None and not camera and calibration is None:
         raise typer.BadParameter("say what to track: either --replay RECORDING, or --camera and --calibration")
     pace: Pace = "fast" if fast else "original"
+    truth = None
     if replay is not None:
         if camera or calibration:
             raise typer.BadParameter("--replay brings its own cameras and calibration")
         recording = Recording.open(replay)
         for warning in recording.warnings:
             typer.echo(f"warning: {warning}", err=True)
+        if (replay / TRUTH_FILE).is_file():
+            truth = Truth.load(replay / TRUTH_FILE)
         rig, sources = recording.rig, tuple[SourceConfig, ...](replay_configs(recording, pace))
     else:
         if calibration is None:
             raise typer.BadParameter("cameras need their --calibration (rig.toml)")
         if fast:
             raise typer.BadParameter("--fast goes with --replay; cameras have a pace of their own")
-        rig = _with_sources(import_rig(calibration, unit_m, _parse_size(size)), camera or [])
+        rig = _with_sources(import_rig(calibration, unit_m, parse_size(size) if size else None), camera or [])
         sources = tuple(
             OpenCVConfig(camera=one.name, device=_device(one), size=one.size, fourcc=_CAMERA_FORMAT) for one in rig
         )
@@ -166,6 +175,7 @@ def live(
             where="browser" if browser else "window" if view else None,
             view_file=view_file,
             report=report,
+            truth=truth,
         )
     )
 
@@ -173,27 +183,24 @@ def live(
 @app.command()
 def demo(
     recording: Annotated[
-        Path | None, typer.Argument(help="Recording to play; without one, the attached cameras are used.")
+        Path | None, typer.Argument(help="Recording to play; without one, the clip that comes with the package.")
     ] = None,
-    calibration: Annotated[Path, typer.Option(help="Calibration of the attached cameras.")] = Path("rig.toml"),
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Track with the attached cameras, whose calibration this is.", show_default=False),
+    ] = None,
     report: ReportOption = None,
 ) -> None:
-    """Show what this is: track hands, print what happens, publish them, and open the viewer where there is a display."""
-    from hamuco.app.doctor import cameras_attached
+    """Show what this is: track hands, print what happens, publish them, and open the viewer where there is a display.
 
+    The clip that comes with the package is synthetic, so the true hands are known and the error is shown beside them.
+    """
     display = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    if recording is None and not calibration.exists():
-        attached = cameras_attached()
-        raise ValueError(
-            f"nothing to show: no recording was given, and {len(attached)} cameras are attached "
-            f"without a calibration ({calibration}). Give a recording (hamuco demo RECORDING; make one of any "
-            f"calibrated footage with hamuco import), or a calibration of the attached cameras (--calibration)."
-        )
     if not display:
         typer.echo("no display here, so no viewer window; hamuco live has --browser and --view-file", err=True)
     live(
-        replay=recording,
-        calibration=None if recording else calibration,
+        replay=recording or (DEMO_CLIP if calibration is None else None),
+        calibration=calibration,
         publish=DEFAULT_ENDPOINT,
         view=display,
         report=report,
@@ -278,15 +285,6 @@ def _with_sources(rig: Rig, cameras: list[str]) -> Rig:
 def _device(camera: Camera) -> int | str:
     source = camera.source or ""
     return int(source) if source.isdecimal() else source
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise typer.BadParameter(f"--size {text!r} is not WIDTHxHEIGHT, such as 1280x720")
-    return int(parts[0]), int(parts[1])
 
 
 if __name__ == "__main__":

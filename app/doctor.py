@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -18,6 +18,14 @@ from hamuco.app.report import machine_name
 from hamuco.engine.model_files import ALL_FILES, ModelFileError, check_model_file, model_folder
 from hamuco.engine.quantize import int8_is_exact
 from hamuco.engine.runtime import inference_precision, runtime_name
+
+_OPEN_GRAPHICS = """
+import moderngl
+print(moderngl.create_context(standalone=True, require=330, backend="egl").info["GL_RENDERER"])
+"""
+_GRAPHICS_ADVICE = (
+    'Only synthetic recordings need it: pip install "hamuco[synth]", and a driver (Debian: libegl1 libgl1-mesa-dri)'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +122,19 @@ def _optional(package: str, why: str) -> Finding:
 
 
 def _graphics() -> Finding:
-    library = ctypes.util.find_library("EGL")
-    return Finding(
-        "OpenGL (EGL)", library is not None, False, library or "no libEGL: apt install libegl1 libgl1-mesa-dri"
-    )
+    """OpenGL as the synthetic rig opens it, tried in a process of its own: a broken driver takes its process along."""
+    command = [sys.executable, "-P", "-c", _OPEN_GRAPHICS]  # -P: nothing from the current folder
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except subprocess.TimeoutExpired:
+        return Finding("OpenGL (EGL)", False, False, f"no answer within 20 s: is the driver stuck? {_GRAPHICS_ADVICE}")
+    if result.returncode == 0:
+        return Finding("OpenGL (EGL)", True, False, f"{result.stdout.strip()}, for synthetic recordings")
+    if result.returncode < 0:
+        reason = f"the driver crashed ({signal.Signals(-result.returncode).name})"
+    else:
+        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+    return Finding("OpenGL (EGL)", False, False, f"{reason}. {_GRAPHICS_ADVICE}")
 
 
 def _display() -> Finding:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hamuco.app.pipeline import Pipeline, Result
 from hamuco.app.report import Report
+from hamuco.app.truth_monitor import TruthMatch, TruthMonitor
 from hamuco.app.view_link import ViewerLink
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import Frame, FrameSet
@@ -32,6 +33,7 @@ class Status:
     latency_ms: Mapping[str, float]
     dropped: Mapping[str, int]
     warnings: tuple[str, ...]  # all so far
+    truth: tuple[TruthMatch, ...] | None = None  # for a set whose truth is known
 
 
 class LiveRun:
@@ -49,6 +51,7 @@ class LiveRun:
         publishers: Sequence[Publisher] = (),
         viewer: ViewerLink | None = None,
         pace: Pace | None = None,
+        monitor: TruthMonitor | None = None,
     ) -> None:
         """
         Args:
@@ -58,6 +61,7 @@ class LiveRun:
             publishers: each set goes to all of them.
             viewer: is told of each set.
             pace: of the recording that plays the cameras; None for cameras.
+            monitor: compares each set with the truth of the recording, once it is published.
         """
         self._rig = rig
         self._pipeline = pipeline
@@ -65,6 +69,7 @@ class LiveRun:
         self._publishers = publishers
         self._viewer = viewer
         self._pace = pace
+        self._monitor = monitor
         self._synchronizer = Synchronizer(rig.names, deadline_ns=None if pace is not None else _DEADLINE_NS)
         self._report = Report(rig, pipeline.estimator.name, pipeline.estimator.runtime)
         self._counts: Counter[str] = Counter()
@@ -151,18 +156,21 @@ class LiveRun:
         latency_ms["total"] = sum(latency_ms.values())
         if self._pace != "fast":  # whose frames are captured at no particular time
             latency_ms["capture_to_publish"] = (time.monotonic_ns() - frame_set.t_capture_ns) * 1e-6
+        truth = self._monitor.compare(hand_set, grabbers.epoch_ns) if self._monitor is not None else None
         if self._viewer is not None:
             slots = {name: grabbers.slot_of(frame) for name, frame in frame_set.frames.items()}
-            self._viewer.show(frame_set, slots, self._pipeline.tracker.rig)
+            self._viewer.show(frame_set, slots, self._pipeline.tracker.rig, truth or ())
         self._pipeline.prepare(frame_set)
         self._release(grabbers, frame_set.frames.values())
         self._report.add(result, latency_ms)
+        if self._monitor is not None:
+            self._report.compare(hand_set, truth)
         moved = {name: f"camera {name!r} {what}" for name, what in self._pipeline.tracker.alarms.items()}
         for about, text in {**self._report.suspicions(), **moved}.items():
             if about not in self._suspected:  # once is enough; the numbers change from set to set
                 self._suspected.add(about)
                 self._warn(text)
-        return Status(result, latency_ms, dropped, tuple(self.warnings))
+        return Status(result, latency_ms, dropped, tuple(self.warnings), truth)
 
     def _count_cameras(self, grabbers: Grabbers) -> None:
         """Add up what the grabbers lost, over all cameras."""

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hamuco.app.pipeline import Result
+from hamuco.app.truth_monitor import TruthMatch
 from hamuco.calibration.camera import Rig
+from hamuco.fusion.hand import HandSet
 from hamuco.fusion.observation import Observation
 from hamuco.fusion.refine import RigRefiner
 
@@ -78,6 +80,8 @@ class Report:
         self._reprojection, self._leave_one_out = Sample(), Sample()
         self._palm_mm, self._fit_residual_mm = Sample(), Sample()
         self._latency: dict[str, Sample] = defaultdict(Sample)
+        self._truth: Counter[str] = Counter()
+        self._mpjpe_mm, self._pa_mpjpe_mm = Sample(), Sample()
 
     def add(self, result: Result, latency_ms: Mapping[str, float]) -> None:
         """Take in the result of one set, with the milliseconds of each of its stages."""
@@ -104,6 +108,20 @@ class Report:
             if len(observation.views) > 1:
                 self._measure(observation, leave_out)
 
+    def compare(self, hand_set: HandSet, truth: tuple[TruthMatch, ...] | None) -> None:
+        """Take in how far the hands of one set are from the truth; None where the truth is not known."""
+        self._truth["sets"] += 1
+        if truth is None:
+            self._truth["sets_outside"] += 1
+            return
+        found = sum(match.hand is not None for match in truth)
+        self._truth["hands"] += len(truth)
+        self._truth["found"] += found
+        self._truth["wrong_side"] += sum(match.wrong_side for match in truth)
+        self._truth["not_there"] += len(hand_set.hands) - found
+        self._mpjpe_mm.add([match.mpjpe_mm for match in truth])  # those of hands that were not found are left out
+        self._pa_mpjpe_mm.add([match.pa_mpjpe_mm for match in truth])
+
     def _measure(self, observation: Observation, leave_out: bool) -> None:
         points, views = observation.triangulation.points, range(len(observation.views))
         self._palm_mm.add(1e3 * np.linalg.norm(points[_MIDDLE_MCP] - points[_WRIST]))
@@ -119,7 +137,7 @@ class Report:
     ) -> dict[str, Any]:
         """The report as written to JSON; NaN-free: figures without data are null."""
         corrections = refiner.corrections()
-        return {
+        report = {
             "sets": {
                 "seen": self._sets["processed"] + dropped.get("sets_skipped", 0),
                 "complete": self._sets["complete"],
@@ -147,6 +165,21 @@ class Report:
             "runtime": self._runtime,
             "model": self._model,
             "machine": machine_name(),
+        }
+        if self._truth["sets"]:
+            report["truth"] = self._against_truth()
+        return report
+
+    def _against_truth(self) -> dict[str, Any]:
+        count = self._truth
+        return {
+            "hands": count["hands"],
+            "coverage": round(count["found"] / count["hands"], 4) if count["hands"] else None,
+            "wrong_side": count["wrong_side"],
+            "not_there": count["not_there"],
+            "sets_outside": count["sets_outside"],
+            "mpjpe_mm": _spread(self._mpjpe_mm),
+            "pa_mpjpe_mm": _spread(self._pa_mpjpe_mm),
         }
 
     def suspicions(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ from rich.live import Live
 from hamuco.app.live import LiveRun, Status
 from hamuco.app.pipeline import Pipeline
 from hamuco.app.status import print_summary, status_line
+from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.app.view_link import ViewerLink, Where
 from hamuco.calibration.camera import Rig
-from hamuco.capture.replay import Pace
+from hamuco.capture.replay import Pace, ReplayConfig
 from hamuco.capture.source import SourceConfig, SourceError
-from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.streaming.publisher import Publisher
+from hamuco.training.synthetic.truth import Truth
 
 # Between status lines, s: a terminal's line is rewritten, a log gets a line now and then.
 _TERMINAL_S, _LOG_S = 0.2, 2.0
@@ -45,6 +48,7 @@ class Session:
         where: kind of viewer, or None.
         view_file: .rrd file to record the view into, or None.
         report: JSON file to write, or None.
+        truth: of the recording that plays the cameras, to be compared with; or None.
     """
 
     rig: Rig
@@ -58,20 +62,22 @@ class Session:
     where: Where | None = None
     view_file: Path | None = None
     report: Path | None = None
+    truth: Truth | None = None
 
 
 def run_session(session: Session) -> None:
     """Run until the footage ends or Ctrl-C, then print a summary and write the report.
 
     Raises:
-        SourceError, EndpointError, ViewerError, ModelFileError: something that was asked for cannot be had.
+        SourceError, EndpointError, ViewerError, ModelFileError, TruthError: something that was asked for cannot be had.
     """
     if session.report is not None and not session.report.parent.is_dir():
         raise ValueError(f"cannot write the report to {session.report}: there is no folder {session.report.parent}")
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)  # brackets in names and addresses are themselves
     signal.signal(signal.SIGTERM, _interrupt)  # a service that is stopped ends like one whose user presses Ctrl-C
     with ExitStack() as stack:
         model = load_hand_model()
+        monitor = _monitor(session.truth, model, session.sources) if session.truth is not None else None
         publishers = []
         if session.publish is not None:
             faces = model.faces if session.vertices else None
@@ -87,8 +93,10 @@ def run_session(session: Session) -> None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hamuco-"))
             endpoint = f"ipc://{folder}/hands"
             publishers.append(stack.enter_context(Publisher(endpoint)))
-            viewer = stack.enter_context(ViewerLink(session.rig, endpoint, where, session.view_file, model))
-        run = LiveRun(session.rig, pipeline, session.sources, publishers, viewer, session.pace)
+            viewer = stack.enter_context(
+                ViewerLink(session.rig, endpoint, where, session.view_file, model, with_truth=monitor is not None)
+            )
+        run = LiveRun(session.rig, pipeline, session.sources, publishers, viewer, session.pace, monitor)
         try:
             with Live(console=console, auto_refresh=False, transient=True) as live:
                 run.run(_Watch(live))
@@ -106,6 +114,13 @@ def run_session(session: Session) -> None:
                     time.sleep(0.2)
     if len(run.lost_cameras) == len(session.rig):
         raise SourceError("every camera was lost: " + "; ".join(run.lost_cameras.values()))
+
+
+def _monitor(truth: Truth, model: HandModel, sources: Sequence[SourceConfig]) -> TruthMonitor:
+    first = [source.first_ns for source in sources if isinstance(source, ReplayConfig)]
+    if not first:
+        raise ValueError("truth goes with the recording that it belongs to; cameras have none")
+    return TruthMonitor(truth, model, first[0])
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

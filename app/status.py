@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hamuco.app.doctor import Finding
 from hamuco.app.live import Status
+from hamuco.app.truth_monitor import TruthMatch
 from hamuco.fusion.hand import JOINT_NAMES, Hand
 from hamuco.streaming.messages import HandMessage
 
@@ -60,7 +63,7 @@ def status_line(status: Status, sets_per_second: float) -> str:
     dropped = f"  dropped {frames} frames, {sets} sets" if frames or sets else ""
     return (
         f"set {status.result.hand_set.set_id}  {sets_per_second:.1f}/s  {status.latency_ms['total']:.0f} ms  "
-        f"{len(status.result.hand_set.cameras)} cameras  {hands}{dropped}"
+        f"{len(status.result.hand_set.cameras)} cameras  {hands}{_error(status.truth)}{dropped}"
     )
 
 
@@ -78,6 +81,8 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
             table.add_row(
                 key.rsplit("_", 1)[0].replace("_", " "), f"{values['median']} {unit} median, {values['p95']} p95"
             )
+    if "truth" in report:
+        _add_truth(table, report["truth"])
     if "total" in latency:
         total = latency["total"]
         table.add_row("set complete to published", f"{total['p50']} ms median, {total['p99']} p99, {total['max']} max")
@@ -85,7 +90,25 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
     table.add_row("runtime", report["runtime"])
     console.print(table)
     for warning in report["warnings"]:
-        console.print(f"warning: {warning}", style="yellow")
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+
+
+def _add_truth(table: Table, truth: Mapping[str, Any]) -> None:
+    if not truth["hands"]:
+        table.add_row("true hands found", "not known: truth.npz has other times than the recording")
+        return
+    found = f"{100 * truth['coverage']:.1f} % of {truth['hands']}"
+    found += f", {truth['wrong_side']} taken for the other side" if truth["wrong_side"] else ""
+    table.add_row("true hands found", found)
+    if truth["not_there"]:
+        table.add_row("hands that are not there", str(truth["not_there"]))
+    for key, name, term in (
+        ("mpjpe_mm", "distance to the true joints", "MPJPE"),
+        ("pa_mpjpe_mm", "the same, hands aligned", "PA-MPJPE"),
+    ):
+        values = truth[key]
+        if values["median"] is not None:
+            table.add_row(name, f"{values['median']:.1f} mm median, {values['p95']:.1f} p95 ({term})")
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -93,9 +116,18 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console = Console()
     for finding in findings:
         mark = "[green]ok[/]  " if finding.good else "[red]NO[/]  " if finding.needed else "[yellow]--[/]  "
-        console.print(f"{mark}{finding.what:18s} {finding.detail}", highlight=False)
+        console.print(f"{mark}{finding.what:18s} {escape(finding.detail)}", highlight=False, soft_wrap=True)
 
 
 def _brief(hand: Hand) -> str:
     seen = f"{len(hand.views)} views" if hand.views else "unseen"
     return f"{hand.side} #{hand.track_id} ({seen})"
+
+
+def _error(truth: Sequence[TruthMatch] | None) -> str:
+    """Mean over the hands that were found."""
+    found = [match for match in truth or () if match.hand is not None]
+    if not found:
+        return ""
+    error, aligned = fmean(match.mpjpe_mm for match in found), fmean(match.pa_mpjpe_mm for match in found)
+    return f"  error {error:.1f} mm (aligned {aligned:.1f})"

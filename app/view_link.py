@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,10 +26,12 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from hamuco.app.truth_monitor import TruthMatch
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.capture.grabber import SlotReference
 from hamuco.engine.hand_model import HandModel
+from hamuco.fusion.hand import Side
 
 Where = Literal["window", "browser", "file"]
 
@@ -45,23 +47,34 @@ class ViewerError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TrueSkeleton:
+    """A hand as it truly is: 21 joints (21, 3) m in the world; `mpjpe_mm` is NaN where it is not tracked."""
+
+    side: Side
+    joints: NDArray[np.float32]
+    mpjpe_mm: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ViewNote:
-    """Where the images of one frame set are, and where its cameras are.
+    """Where the images of one frame set are, where its cameras are, and what is true of it.
 
     Attributes:
         set_id: id of the frame set.
         slots: camera name -> slot; valid until the grabber writes the slot again.
         camera_from_world: camera name -> 4x4, as refined so far; of all cameras of the rig.
+        truth: the true hands of the set; empty where they are not known.
     """
 
     set_id: int
     slots: Mapping[str, SlotReference]
     camera_from_world: Mapping[str, NDArray[np.float64]]
+    truth: tuple[TrueSkeleton, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ViewerOptions:
-    """What a viewer process is started with; `path` is the file of where="file"."""
+    """What a viewer process is started with; `path` is the file of where="file", `with_truth` leaves room for errors."""
 
     rig: Rig
     model: HandModel | None
@@ -69,6 +82,7 @@ class ViewerOptions:
     notes_endpoint: str
     where: Where
     path: Path | None
+    with_truth: bool
 
 
 class ViewerLink:
@@ -87,6 +101,7 @@ class ViewerLink:
         where: Where,
         path: Path | None = None,
         model: HandModel | None = None,
+        with_truth: bool = False,
     ) -> None:
         """
         Args:
@@ -95,6 +110,7 @@ class ViewerLink:
             where: a window on this computer, a web page served to this computer's browsers, or a Rerun recording.
             path: of the recording, for where="file".
             model: right hand that the hands are tracked with; None for the embedded one.
+            with_truth: `show` will be given the truth, for which the window has a panel then.
 
         Raises:
             ViewerError: rerun is not installed, or there is no usable path for a recording.
@@ -116,7 +132,7 @@ class ViewerLink:
         spawn = multiprocessing.get_context("spawn")
         # The viewer says through it that it is up, and ends when it closes: also when this process is killed.
         self._control, theirs = spawn.Pipe()
-        options = ViewerOptions(rig, model, hands_endpoint, notes_endpoint, where, path)
+        options = ViewerOptions(rig, model, hands_endpoint, notes_endpoint, where, path, with_truth)
         self._process = spawn.Process(target=_run, args=(options, theirs), name="viewer", daemon=True)
         self._process.start()
         theirs.close()
@@ -149,16 +165,24 @@ class ViewerLink:
         """Of the viewer's process, for tools that watch its load."""
         return self._process.pid or 0
 
-    def show(self, frame_set: FrameSet, slots: Mapping[str, SlotReference], rig: Rig) -> None:
+    def show(
+        self,
+        frame_set: FrameSet,
+        slots: Mapping[str, SlotReference],
+        rig: Rig,
+        truth: Sequence[TruthMatch] = (),
+    ) -> None:
         """Tell the viewer where the images of a set are. Call it before the frames are released.
 
         Args:
             frame_set: the set; its hands are published with the same id, before or after.
             slots: camera name -> place of its image in shared memory.
             rig: the cameras where the refined calibration has them by now.
+            truth: the true hands of the set, where they are known.
         """
         poses = {camera.name: camera.camera_from_world for camera in rig}
-        self._send(b"images", encode_note(ViewNote(frame_set.set_id, slots, poses)))
+        true = tuple(TrueSkeleton(match.side, match.joints.astype(np.float32), match.mpjpe_mm) for match in truth)
+        self._send(b"images", encode_note(ViewNote(frame_set.set_id, slots, poses, true)))
 
     def say(self, text: str) -> None:
         """Put a line into the viewer's log, such as the reason why a camera was lost."""
@@ -192,12 +216,13 @@ def encode_note(note: ViewNote) -> bytes:
         for camera, place in note.slots.items()
     ]
     poses = {camera: pose.tobytes() for camera, pose in note.camera_from_world.items()}
-    return msgpack.packb((note.set_id, slots, poses))  # type: ignore[no-any-return]
+    truth = [(true.side, true.joints.tobytes(), true.mpjpe_mm) for true in note.truth]
+    return msgpack.packb((note.set_id, slots, poses, truth))  # type: ignore[no-any-return]
 
 
 def decode_note(data: bytes) -> ViewNote:
     """The inverse of `encode_note`."""
-    set_id, slots, poses = msgpack.unpackb(data)
+    set_id, slots, poses, truth = msgpack.unpackb(data)
     return ViewNote(
         set_id,
         {
@@ -205,6 +230,9 @@ def decode_note(data: bytes) -> ViewNote:
             for camera, path, (width, height), count, slot, generation in slots
         },
         {camera: np.frombuffer(pose).reshape(4, 4) for camera, pose in poses.items()},
+        tuple(
+            TrueSkeleton(side, np.frombuffer(joints, np.float32).reshape(21, 3), error) for side, joints, error in truth
+        ),
     )
 
 

@@ -2,6 +2,8 @@
 
     world/cameras/<camera>          pose, pinhole without distortion, and below it the undistorted image
     world/hands/<side>[_<n>]/...    mesh, bones, joints and label of the n-th hand of a side
+    world/truth/<side>[_<n>]        the skeleton as it truly is, for a recording that has its truth
+    error/<side>[_<n>]              distance of the tracked from the true joints, mm; a gap where not tracked
     latency/<stage>                 milliseconds per stage, and from exposure to publication
     status, log                     a table of hands and counters, and lines of text
 
@@ -12,6 +14,7 @@ world into the image, which is exact because distortion is taken out of the imag
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -21,6 +24,7 @@ import rerun.blueprint as rrb
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from hamuco.app.view_link import TrueSkeleton
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.source import Image
 from hamuco.engine.hand_model import HandModel, forward
@@ -38,7 +42,11 @@ _MESH_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (226, 158, 112), "lef
 _BONE_COLOUR: dict[Side, tuple[int, int, int]] = {"right": (255, 120, 30), "left": (40, 130, 255)}
 # Opacity of the mesh, through which bones and image are seen, for hands that are tracked and for extrapolated ones.
 _MESH_OPACITY = {"tracked": 190, "predicted": 60}
+# Less where the true bones, which are inside of a well tracked hand, have to be seen too.
+_MESH_OPACITY_WITH_TRUTH = {"tracked": 110, "predicted": 50}
 _BONE_OPACITY = {"tracked": 255, "predicted": 100}
+_TRUE_COLOUR = (60, 190, 90)  # of neither hand; seen on dark and light pages
+_ROOM = 0.3  # m, for hands around the point that the cameras look at
 _SILENT_NS = 1_000_000_000  # after which a camera without frames is mentioned
 _PLOT_S = 10.0
 # Paul Tol's bright scheme, after white for the total.
@@ -89,8 +97,9 @@ def _covering_matrix(camera: Camera, size: tuple[int, int]) -> FloatArray:
 class Scene:
     """Logs frame sets, one after the other, to a Rerun recording."""
 
-    def __init__(self, recording: rr.RecordingStream, rig: Rig, model: HandModel) -> None:
+    def __init__(self, recording: rr.RecordingStream, rig: Rig, model: HandModel, with_truth: bool = False) -> None:
         self._recording = recording
+        self._mesh_opacity = _MESH_OPACITY_WITH_TRUTH if with_truth else _MESH_OPACITY
         self._views = {camera.name: PinholeView(camera) for camera in rig}
         self._bodies: dict[Side, _Body] = {"right": _Body(model), "left": _Body(model.mirrored())}
         self._poses: dict[str, FloatArray] = {}
@@ -99,6 +108,8 @@ class Scene:
         self._shown: dict[str, tuple[int, Side]] = {}  # entity -> track and side of the hand it shows
         self._with_mesh: set[str] = set()
         self._plots: dict[str, str] = {}  # stage -> entity
+        self._true: set[str] = set()  # true hands that are shown, as named in entities
+        self._with_error: set[str] = set()
         size = _workspace(rig)[1]
         # What is logged before the first set has to be on the timelines too, or it is not shown on them.
         self._set_time(0, time.time_ns())
@@ -150,6 +161,22 @@ class Scene:
         text = _status(message, hands, total_ms, counters)
         self._recording.log("status", rr.TextDocument(text, media_type=rr.MediaType.MARKDOWN))
 
+    def show_truth(self, truth: Sequence[TrueSkeleton]) -> None:
+        """Log the true hands of the set that was shown last."""
+        sides = Counter[Side]()
+        shown = set()
+        for true in truth:
+            sides[true.side] += 1
+            name = _numbered(true.side, sides[true.side])
+            shown.add(name)
+            bones = true.joints[np.array(JOINT_EDGES)]  # (20, 2, 3)
+            strips = rr.LineStrips3D(bones, colors=_TRUE_COLOUR, radii=rr.Radius.ui_points(1.25))
+            self._recording.log(f"world/truth/{name}", strips)
+            self._plot_error(name, true)
+        for name in self._true - shown:
+            self._recording.log(f"world/truth/{name}", rr.Clear(recursive=False))
+        self._true = shown
+
     def say(self, text: str, level: rr.TextLogLevel = rr.TextLogLevel.INFO) -> None:
         """Add a line to the log."""
         self._recording.log("log", rr.TextLog(text, level=level))
@@ -169,7 +196,7 @@ class Scene:
         for hand in hands:
             # By place in the set, not by track: a long run has any number of tracks, the tree of entities should not.
             number = 1 + sum(side == hand.side for _, side in shown.values())
-            path = f"world/hands/{hand.side}" + (f"_{number}" if number > 1 else "")
+            path = f"world/hands/{_numbered(hand.side, number)}"
             shown[path] = (hand.track_id, hand.side)
             self._show_hand(path, hand)
         for path in self._shown.keys() - shown.keys():
@@ -193,7 +220,7 @@ class Scene:
         mesh = rr.Mesh3D.from_fields(
             vertex_positions=vertices,
             vertex_normals=body.normals(vertices),
-            albedo_factor=(*_MESH_COLOUR[hand.side], _MESH_OPACITY[hand.state]),
+            albedo_factor=(*_MESH_COLOUR[hand.side], self._mesh_opacity[hand.state]),
         )
         self._recording.log(f"{path}/mesh", mesh)
         bones = hand.joints[np.array(JOINT_EDGES)]  # (20, 2, 3)
@@ -212,6 +239,14 @@ class Scene:
                 colour = _PLOT_COLOURS[(len(self._plots) - 1) % len(_PLOT_COLOURS)]
                 self._recording.log(self._plots[stage], rr.SeriesLines(colors=colour, names=stage), static=True)
             self._recording.log(self._plots[stage], rr.Scalars(ms))
+
+    def _plot_error(self, name: str, true: TrueSkeleton) -> None:
+        entity = f"error/{name}"
+        if name not in self._with_error:
+            self._with_error.add(name)
+            lines = rr.SeriesLines(colors=_BONE_COLOUR[true.side], names=name.replace("_", " "))
+            self._recording.log(entity, lines, static=True)
+        self._recording.log(entity, rr.Scalars(true.mpjpe_mm))
 
     def _mention_cameras(self, message: SetMessage) -> None:
         """Say when a camera stops delivering, and when it is back."""
@@ -251,24 +286,29 @@ class _Body:
         return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12), np.float32)
 
 
+def _numbered(side: Side, number: int) -> str:
+    """Part of an entity's name for the n-th hand of a side."""
+    return side if number == 1 else f"{side}_{number}"
+
+
 def camera_path(name: str) -> str:
     """Entity of a camera."""
     return rr.new_entity_path(["world", "cameras", name])
 
 
-def blueprint(rig: Rig) -> rrb.Blueprint:
-    """Layout of the window: the world, one view per camera, latencies, status and log."""
+def blueprint(rig: Rig, with_truth: bool = False) -> rrb.Blueprint:
+    """Layout of the window: the world, one view per camera, errors where there is truth, latencies, status and log."""
     target, size = _workspace(rig)
     up = -np.mean([camera.camera_from_world[1, :3] for camera in rig], axis=0)
     up /= np.linalg.norm(up)
-    towards_cameras = np.mean([camera.centre for camera in rig], axis=0) - target
+    ahead = _ahead(rig, target, up)
     world = rrb.Spatial3DView(
         origin="world",
         name="world",
         line_grid=rrb.LineGrid3D(spacing=0.1, plane=rr.components.Plane3D(up, up @ target - 0.4 * size)),
         # As the person sees the own hands, with the cameras behind them, whose images would otherwise stand before them.
         eye_controls=rrb.EyeControls3D(
-            position=target - 0.55 * towards_cameras + 0.35 * size * up,
+            position=target + (size + _ROOM) * (0.35 * up - 0.5 * ahead),
             look_target=target + 0.12 * size * up,
             eye_up=up,
         ),
@@ -282,7 +322,7 @@ def blueprint(rig: Rig) -> rrb.Blueprint:
         start=rrb.TimeRangeBoundary.cursor_relative(seconds=-_PLOT_S),
         end=rrb.TimeRangeBoundary.cursor_relative(),
     )
-    numbers = rrb.Vertical(
+    numbers = [
         rrb.TimeSeriesView(origin="latency", name="latency, ms", time_ranges=recent),
         rrb.TextDocumentView(origin="status", name="status"),
         rrb.TextLogView(
@@ -290,11 +330,14 @@ def blueprint(rig: Rig) -> rrb.Blueprint:
             name="log",
             columns=rrb.TextLogColumns(timeline_columns=["capture_time"], text_log_columns=["LogLevel", "Body"]),
         ),
-        row_shares=[4, 4, 3],
-    )
+    ]
+    shares = [4, 4, 3]
+    if with_truth:
+        numbers.insert(0, rrb.TimeSeriesView(origin="error", name="error against truth, mm", time_ranges=recent))
+        shares.insert(0, 4)
     return rrb.Blueprint(
         rrb.Vertical(
-            rrb.Horizontal(world, numbers, column_shares=[5, 3]),
+            rrb.Horizontal(world, rrb.Vertical(*numbers, row_shares=shares), column_shares=[5, 3]),
             rrb.Grid(*cameras, grid_columns=min(len(cameras), _VIEWS_PER_ROW)),
             row_shares=[2, -(-len(cameras) // _VIEWS_PER_ROW)],
         ),
@@ -314,6 +357,17 @@ def _workspace(rig: Rig) -> tuple[FloatArray, float]:
         across.sum(axis=0) + 1e-2 * np.eye(3), (across @ centres[..., None])[..., 0].sum(axis=0) + 1e-2 * ahead
     )
     return target, float(np.linalg.norm(centres - target, axis=1).mean())
+
+
+def _ahead(rig: Rig, target: FloatArray, up: FloatArray) -> FloatArray:
+    """Unit vector (3,), level, from the point that the cameras look at to them, or to one of a ring around it."""
+    towards = np.array([camera.centre for camera in rig]) - target
+    level = towards - (towards @ up)[:, None] * up
+    lengths = np.linalg.norm(level, axis=1)
+    mean = level.mean(axis=0)
+    if np.linalg.norm(mean) < 0.3 * lengths.mean():
+        mean = level[lengths.argmax()]
+    return np.asarray(mean / np.linalg.norm(mean))
 
 
 def _status(message: SetMessage, hands: Sequence[HandMessage], total_ms: float, counters: Mapping[str, int]) -> str:

@@ -50,7 +50,7 @@ def run_viewer(options: ViewerOptions, control: Connection) -> None:
     os.nice(10)  # tracking goes first where processor time is short
     cv2.setNumThreads(1)
     recording = rr.RecordingStream("hamuco")
-    layout = blueprint(options.rig)
+    layout = blueprint(options.rig, options.with_truth)
     program: _RerunProgram | None = None
     try:
         if options.path is not None:
@@ -64,7 +64,8 @@ def run_viewer(options: ViewerOptions, control: Connection) -> None:
         control.send_bytes(f"{error}; going on without it".encode())
         return
     with zmq.Context() as context:
-        viewer = _Viewer(context, options, Scene(recording, options.rig, options.model or load_hand_model()))
+        scene = Scene(recording, options.rig, options.model or load_hand_model(), options.with_truth)
+        viewer = _Viewer(context, options, scene)
         control.send_bytes(address.encode())
         viewer.run(control, program)
     try:
@@ -229,6 +230,8 @@ class _Viewer:
                     images[camera] = image
         self._counters["viewer: images missed"] += len(message.cameras) - len(images)
         self._scene.show(message, hands, images, note.camera_from_world if note else {}, self._counters)
+        if note is not None:
+            self._scene.show_truth(note.truth)
 
     def _read(self, place: SlotReference) -> Image | None:
         """Copy an image; None if it is overwritten or its camera has gone."""

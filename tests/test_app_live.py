@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from capture_footage import make_recording
+from hands_for_streaming import example_hand
 
 from hamuco.app.live import LiveRun, Status
 from hamuco.app.pipeline import Pipeline
+from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
@@ -28,6 +31,7 @@ from hamuco.fusion.hand import Hand
 from hamuco.streaming.messages import HandMessage
 from hamuco.streaming.publisher import Publisher
 from hamuco.streaming.subscriber import HamucoSubscriber
+from hamuco.training.synthetic.truth import Trajectory, Truth
 
 REPORT_KEYS = {
     "sets", "hands", "reprojection_px", "leave_one_out_px", "bones_mm", "fit_residual_mm", "latency_ms",
@@ -95,17 +99,26 @@ def test_a_replay_gives_identical_hands_twice(recording: Recording) -> None:
 
 def test_hands_arrive_at_a_subscriber_in_another_thread(recording: Recording) -> None:
     received: list[HandMessage] = []
+    over = threading.Event()
     with Publisher("tcp://127.0.0.1:*") as publisher:
 
         def listen() -> None:
-            subscriber = HamucoSubscriber(publisher.endpoint, latest=False, timeout_ms=2000)
-            with subscriber, suppress(TimeoutError):
-                received.extend(subscriber)
+            with HamucoSubscriber(publisher.endpoint, latest=False) as subscriber:
+                while True:
+                    last = over.is_set()
+                    try:
+                        received.append(subscriber.receive(500))
+                    except TimeoutError:
+                        if last:
+                            return
 
         thread = threading.Thread(target=listen)
         thread.start()
-        _, hands = _run(recording, "original", [publisher])
-        thread.join()
+        try:
+            _, hands = _run(recording, "original", [publisher])
+        finally:
+            over.set()
+            thread.join()
     # The subscription may miss the first sets while it connects.
     assert len(received) > 40
     published = {hand.track_id: hand for hand in hands[received[-1].set_id]}
@@ -214,6 +227,56 @@ def test_a_wrong_unit_of_length_is_guessed(recording: Recording) -> None:
     report, _ = _run(replace(recording, rig=Rig(tuple(map(scaled, recording.rig)))))
     assert sum(report["hands"]["by_views"].values()) == 0
     assert "is its unit of length right" in report["warnings"][0]
+
+
+def _truth_of(hands: Sequence[Hand], first_ns: int, last_ns: int) -> Truth:
+    """Hands that keep still from one time to another."""
+    t_ns = np.array([first_ns, last_ns])
+    trajectories = []
+    for hand in hands:
+        p = hand.parameters
+        still = np.tile(np.concatenate([p.global_orient, p.hand_pose, p.transl]), (2, 1))
+        trajectories.append(Trajectory(hand.side, p.betas.astype(np.float32), t_ns, still.astype(np.float32)))
+    return Truth(load_hand_model().name, tuple(trajectories), {})
+
+
+def _run_with_truth(recording: Recording, truth: Truth) -> tuple[dict[str, Any], list[Status]]:
+    statuses: list[Status] = []
+    pipeline = Pipeline(recording.rig)
+    monitor = TruthMonitor(truth, pipeline.model, recording.first_ns)
+    run = LiveRun(recording.rig, pipeline, replay_configs(recording, "fast"), pace="fast", monitor=monitor)
+    run.run(statuses.append)
+    return run.report(), statuses
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 19), (0, 9), (10, 19)])
+def test_truth_is_compared_for_its_own_part_of_the_recording(tmp_path: Path, first: int, last: int) -> None:
+    recording = make_recording(tmp_path, ("a", "b"), count=20)  # grey: there is nothing to find
+    times = [row.t_capture_ns for row in recording.frames["a"]]
+    report, statuses = _run_with_truth(recording, _truth_of([example_hand(0)], times[first], times[last]))
+    assert [status.truth is not None for status in statuses] == [first <= number <= last for number in range(20)]
+    assert report["truth"]["hands"] == last - first + 1
+    assert report["truth"]["sets_outside"] == 20 - (last - first + 1)
+    assert report["truth"]["coverage"] == 0
+
+
+def test_error_is_the_distance_of_the_tracked_from_the_true_hands(recording: Recording) -> None:
+    _, hands = _run(recording)
+    last_ns = recording.first_ns + recording.duration_ns
+    report, statuses = _run_with_truth(recording, _truth_of(hands[20], recording.first_ns, last_ns))
+    assert set(report) == REPORT_KEYS | {"truth"}
+    for number, status in enumerate(statuses):
+        assert status.truth is not None
+        # A replay gives the same hands again, so that those of set 20 are true there: to 51 parameters in float32,
+        # 1e-7 of a radian or metre each.
+        for match in status.truth:
+            if number == 20:
+                assert match.hand is not None
+                assert match.mpjpe_mm < 1e-3
+            elif match.hand is not None:
+                assert match.mpjpe_mm > 0.1  # a hand in the air is never still
+    assert not any(match.wrong_side for match in statuses[20].truth or ())
+    assert report["truth"]["coverage"] > 0
 
 
 def test_one_camera_is_not_enough(recording: Recording) -> None:

@@ -19,17 +19,20 @@ import cv2
 import numpy as np
 import pytest
 import rerun as rr
+import rerun.blueprint as rrb
 from hands_for_streaming import example_hand
+from numpy.typing import NDArray
 from rerun.chunk import RrdReader
 from synthetic_hand import synthetic_hand
 
-from hamuco.app.view_link import ViewerError, ViewerLink
-from hamuco.app.view_scene import PinholeView, Scene
+from hamuco.app.truth_monitor import TruthMatch
+from hamuco.app.view_link import TrueSkeleton, ViewerError, ViewerLink, ViewNote, decode_note, encode_note
+from hamuco.app.view_scene import PinholeView, Scene, blueprint
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.frame import Frame, FrameSet
 from hamuco.capture.grabber import SlotReference
 from hamuco.capture.transport import SharedFrames
-from hamuco.fusion.hand import HandSet
+from hamuco.fusion.hand import JOINT_EDGES, HandSet, Side
 from hamuco.streaming.messages import HandMessage, SetMessage, decode_message, encode_hand, encode_set
 from hamuco.streaming.publisher import Publisher
 
@@ -67,6 +70,11 @@ def hand_set(set_id: int, *sides: str) -> HandSet:
     )
 
 
+def true_hand(side: Side, mpjpe_mm: float) -> TruthMatch:
+    joints = np.linspace(0.0, 0.2, 63).reshape(21, 3)
+    return TruthMatch(side, joints, None, mpjpe_mm, mpjpe_mm / 2)
+
+
 def filled_slots(folder: Path) -> dict[str, SlotReference]:
     """One image per camera in shared memory; the second camera's is already overwritten by the next."""
     slots = {}
@@ -79,6 +87,12 @@ def filled_slots(folder: Path) -> dict[str, SlotReference]:
     writer.begin_write(1)
     writer.end_write(1)
     return slots
+
+
+def views_of(part: rrb.Container | rrb.View) -> list[rrb.View]:
+    if isinstance(part, rrb.View):
+        return [part]
+    return [view for inner in part.contents for view in views_of(inner)]
 
 
 def logged(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -149,20 +163,69 @@ def test_silent_camera_is_mentioned_once_and_extrapolated_hands_are_faint(tmp_pa
     assert rows["/world/hands/right/label"][9]["Points3D:labels"] == ["right 3 (predicted)"]
 
 
+def test_a_note_arrives_as_it_was_sent(tmp_path: Path) -> None:
+    joints = np.linspace(-1.0, 1.0, 63, dtype=np.float32).reshape(21, 3)
+    truth = (TrueSkeleton("left", joints, 3.5), TrueSkeleton("right", -joints, float("nan")))
+    poses = {camera.name: camera.camera_from_world for camera in RIG}
+    note = ViewNote(7, filled_slots(tmp_path), poses, truth)
+    received = decode_note(encode_note(note))
+    assert received.set_id == 7
+    assert received.slots == note.slots
+    for name, pose in poses.items():
+        np.testing.assert_array_equal(received.camera_from_world[name], pose)
+    assert [true.side for true in received.truth] == ["left", "right"]
+    for one, other in zip(received.truth, truth, strict=True):
+        np.testing.assert_array_equal(one.joints, other.joints)
+        np.testing.assert_equal(one.mpjpe_mm, other.mpjpe_mm)
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_the_panel_for_errors_is_there_for_truth_only(with_truth: bool) -> None:
+    layout = blueprint(RIG, with_truth)
+    names = [view.name for view in views_of(layout.root_container)]
+    assert names.count("error against truth, mm") == with_truth
+    assert names.count("latency, ms") == 1
+
+
+def looking_at_origin(centre: NDArray[np.float64]) -> Camera:
+    """World z is up."""
+    forward = -centre / np.linalg.norm(centre)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    camera_from_world = np.eye(4)
+    camera_from_world[:3, :3] = [right, np.cross(forward, right), forward]
+    camera_from_world[:3, 3] = -camera_from_world[:3, :3] @ centre
+    return replace(make_camera(str(centre)), camera_from_world=camera_from_world)
+
+
+@pytest.mark.parametrize("around", [2 * np.pi * np.arange(4) / 4, np.array([-0.4, 0.4])], ids=["ring", "front"])
+def test_eye_is_behind_and_above_the_hands_whatever_the_rig(around: NDArray[np.float64]) -> None:
+    centres = 0.6 * np.stack([np.cos(around), np.sin(around), np.full(len(around), 0.3)], axis=1)
+    layout = blueprint(Rig(tuple(map(looking_at_origin, centres))))
+    (world,) = [view for view in views_of(layout.root_container) if view.name == "world"]
+    eye: Any = world.properties["EyeControls3D"]
+    x, y, z = eye.position.as_arrow_array().to_pylist()[0]
+    assert np.hypot(x, y) > 0.3  # hands are within this of the point that the cameras look at
+    assert z > 0.1
+    if len(centres) == 2:
+        assert x < 0
+
+
 def test_recording_has_images_and_hands_of_a_set_under_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "view.rrd"
     slots = filled_slots(tmp_path)
+    truth = [true_hand("left", 6.25), true_hand("right", 4.5), true_hand("right", np.nan)]
     moved = Rig((replace(RIG.cameras[0], camera_from_world=make_camera("", x=0.01).camera_from_world), RIG.cameras[1]))
     with (
         Publisher(f"ipc://{tmp_path}/hands") as publisher,
-        ViewerLink(RIG, f"ipc://{tmp_path}/hands", "file", path, synthetic_hand()) as link,
+        ViewerLink(RIG, f"ipc://{tmp_path}/hands", "file", path, synthetic_hand(), with_truth=True) as link,
     ):
         assert link.alive
         link.say("camera third was lost: unplugged")
         # The viewer may see only some of the sets; and its subscription takes a moment.
         for set_id in range(100):
             publisher.publish(hand_set(set_id, *(("left", "right", "right") if set_id < 60 else ("right",))))
-            link.show(frame_set(set_id), slots, moved)
+            link.show(frame_set(set_id), slots, moved, truth if set_id < 80 else ())
             time.sleep(0.01)
     assert not link.alive
 
@@ -186,6 +249,13 @@ def test_recording_has_images_and_hands_of_a_set_under_the_same_time(tmp_path: P
     # Once as calibrated, once as refined; camera_from_world moves by -x.
     poses = [row["Transform3D:translation"] for row in rows[r"/world/cameras/left\ one"] if "set" in row]
     np.testing.assert_allclose(np.array(poses)[:, 0], [[0, 0, 0], [0.01, 0, 0]], atol=1e-7)
+    for hand, error in (("left", 6.25), ("right", 4.5), ("right_2", np.nan)):
+        bones = [row["LineStrips3D:strips"] for row in rows[f"/world/truth/{hand}"] if row.get("LineStrips3D:strips")]
+        np.testing.assert_allclose(bones[0], truth[0].joints[np.array(JOINT_EDGES)], atol=1e-7)  # float32 of 0.2 m
+        errors = {row["Scalars:scalars"][0] for row in rows[f"/error/{hand}"] if row.get("Scalars:scalars")}
+        np.testing.assert_array_equal(list(errors), [error] * len(errors))
+        # Neither stays when the truth ends.
+        assert not rows[f"/world/truth/{hand}"][-1].get("LineStrips3D:strips")
     texts = [row["TextLog:text"][0] for row in rows["/log"]]
     assert "camera third was lost: unplugged" in texts
     assert "left hand 0 found" in texts

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from capture_footage import LEVEL, SIZE, make_frame, make_recording, make_rig, number_of, write_video
 
 from hamuco.capture.frame import FrameSet
-from hamuco.capture.recording import Recording, RecordingError, RecordingWriter
+from hamuco.capture.recording import Codec, Recording, RecordingError, RecordingWriter
 from hamuco.capture.replay import replay_configs
 from hamuco.capture.source import SourceError, read
 
@@ -136,3 +140,135 @@ def test_nothing_is_overwritten(folder: Path) -> None:
         RecordingWriter(folder, make_rig("a"), fps=30.0),
     ):
         pass
+
+
+def moving_sets(count: int) -> list[FrameSet]:
+    """A smooth picture that moves by two pixels a frame, of camera a."""
+    rows, columns = np.mgrid[0 : SIZE[1], 0 : SIZE[0]]
+    sets = []
+    for k in range(count):
+        grey = 128 + 60 * np.sin((columns - 2 * k) / 9) + 40 * np.cos(rows / 7)
+        image = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+        sets.append(FrameSet(k, {"a": make_frame("a", k, 33_000_000 * k, image)}))
+    return sets
+
+
+def test_mpeg4_is_a_fraction_of_the_size_and_nearly_as_good(tmp_path: Path) -> None:
+    sizes: dict[Codec, int] = {}
+    codecs: list[Codec] = ["mjpeg", "mpeg4"]
+    for codec in codecs:
+        with RecordingWriter(tmp_path / codec, make_rig("a"), fps=30.0, codec=codec) as writer:
+            for frame_set in moving_sets(30):
+                writer.write(frame_set)
+        recording = Recording.open(tmp_path / codec)
+        assert recording.warnings == ()
+        sizes[codec] = recording.videos["a"].stat().st_size
+        config = replay_configs(recording, "fast")[0]
+        source = config.create()
+        source.open()
+        source.begin(epoch_ns=0)
+        for frame_set in moving_sets(30):
+            frame = read(source, config)
+            assert frame is not None
+            # 35 dB is a deviation of 4.5 grey levels; the picture of the frame before or after is at 25 dB.
+            assert cv2.PSNR(frame.image, frame_set.frames["a"].image) > 35
+        source.close()
+    assert sizes["mpeg4"] < 0.4 * sizes["mjpeg"]
+
+
+@pytest.mark.parametrize("size", [(161, 120), (160, 121)])
+def test_a_size_that_no_video_has_is_an_error_before_anything_is_written(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(RecordingError, match=rf"camera 'a' has {size[0]}x{size[1]} px: a video needs an even"):
+        RecordingWriter(tmp_path / "new", make_rig("a", size=size), fps=30.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fps", [0.0, -30.0, float("nan"), float("inf")])
+def test_a_rate_that_no_video_has_is_an_error(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(RecordingError, match="is not a rate for a video"):
+        RecordingWriter(tmp_path / "new", make_rig("a"), fps=fps)
+
+
+def test_a_camera_without_a_frame_leaves_no_whole_recording(tmp_path: Path) -> None:
+    def write_one_camera() -> None:
+        with RecordingWriter(tmp_path / "new", make_rig("a", "b"), fps=30.0) as writer:
+            writer.write(moving_sets(1)[0])
+
+    with pytest.raises(RecordingError, match=r"no frame of camera b came in.*new\.partial"):
+        write_one_camera()
+    assert [path.name for path in tmp_path.iterdir()] == ["new.partial"]
+
+
+def test_missing_parents_are_made(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "some" / "where" / "new", make_rig("a"), fps=30.0) as writer:
+        writer.write(moving_sets(1)[0])
+    assert len(Recording.open(tmp_path / "some" / "where" / "new").frames["a"]) == 1
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RecordingError, match="file exists and is not an empty folder"),
+        RecordingWriter(tmp_path / "file", make_rig("a"), fps=30.0),
+    ):
+        pass
+    with (
+        pytest.raises(OSError, match=r"file/new\.partial cannot be made \(Not a directory\)"),
+        RecordingWriter(tmp_path / "file" / "new", make_rig("a"), fps=30.0),
+    ):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(OSError, match=r"new\.partial cannot be made \(Permission denied\): choose a place"),
+        RecordingWriter(tmp_path / "new", make_rig("a"), fps=30.0),
+    ):
+        pass
+
+
+# A limit on the size of files fails writes as a full disk does: with an error of the system call.
+_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from capture_footage import SIZE, make_frame, make_rig
+from hamuco.capture.frame import FrameSet
+from hamuco.capture.recording import RecordingWriter
+
+folder, codec, limit, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+rng = np.random.default_rng(0)
+try:
+    with RecordingWriter(folder, make_rig("a"), fps=30.0, codec=codec) as writer:
+        for k in range(count):
+            image = rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
+            writer.write(FrameSet(k, {"a": make_frame("a", k, 33_000_000 * k, image)}))
+        print("written")
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("codec", "limit", "count", "when"),
+    [
+        # Random pixels take some 15 kB a frame, and OpenCV's buffer has 32 kB.
+        ("mjpeg", 100_000, 100, "at once"),
+        ("mpeg4", 100_000, 100, "at once"),
+        ("mjpeg", 8_000, 1, "at the end"),
+        ("mpeg4", 8_000, 1, "at the end"),
+    ],
+)
+def test_a_full_disk_is_an_error(tmp_path: Path, codec: Codec, limit: int, count: int, when: str) -> None:
+    command = [sys.executable, "-c", _FULL_DISK, str(tmp_path / "new"), codec, str(limit), str(count)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OPENCV_LOG_LEVEL": "ERROR"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    # Failures of single writes show at once; what was still in the buffer is found to be missing at the end.
+    assert ("written" in result.stdout) == (when == "at the end"), result
+    assert "a.mkv is cut off" in result.stdout
+    assert "is it full?" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["new.partial"]
