@@ -25,7 +25,9 @@ _LIMIT_SIGMA = 3.0
 _FINGER_SIGMA = (40, 12, 4), (40, 3, 3), (30, 3, 3)
 _THUMB_SIGMA = (25, 25, 12), (25, 8, 5), (30, 4, 4)
 # Fingertip joints follow the middle ones by two thirds: Rijpkema and Girard, SIGGRAPH 1991.
-_COUPLING, _COUPLING_SIGMA = 2.0 / 3.0, 20.0
+COUPLING = 2.0 / 3.0
+"""Flexion of a fingertip joint over that of the middle joint."""
+_COUPLING_SIGMA = 20.0
 LIMIT_PRECISION = float(np.radians(_LIMIT_SIGMA) ** -2.0)
 """Of the pull back on an angle beyond its limit."""
 
@@ -34,7 +36,7 @@ _PRECISION = np.radians(np.array([*_FINGER_SIGMA] * 4 + [*_THUMB_SIGMA], np.floa
 _FLEXION = 3 * np.array([joint for joint in range(15) if joint != 12])  # among the 45; not the thumb's base
 _PIP, _DIP = 3 + 9 * np.arange(4), 6 + 9 * np.arange(4)  # flexion angles of the four fingers
 _COUPLING_ROWS = np.zeros((4, 45))
-_COUPLING_ROWS[range(4), _DIP], _COUPLING_ROWS[range(4), _PIP] = 1.0, -_COUPLING
+_COUPLING_ROWS[range(4), _DIP], _COUPLING_ROWS[range(4), _PIP] = 1.0, -COUPLING
 _COUPLING_INFORMATION = np.radians(_COUPLING_SIGMA) ** -2.0 * _COUPLING_ROWS.T @ _COUPLING_ROWS
 _INFORMATION = np.diag(_PRECISION) + _COUPLING_INFORMATION
 
