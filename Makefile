@@ -14,14 +14,15 @@ $(STAMP): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-# Real footage that is not part of the repository; without it the demo takes the attached cameras.
-FOOTAGE := ../shared/data/caliscope-4cam-hands
-
+# The synthetic clip that comes with the package, or RECORDING=folder.
 demo: setup
-	@if [ -z '$(RECORDING)' ] && [ -d '$(FOOTAGE)' ] && [ ! -d demo ]; then \
-		$(VENV)/bin/hamuco import demo --calibration '$(FOOTAGE)/camera_array.toml' \
-			--video '$(FOOTAGE)/hands_cam_{camera}.mp4' --timestamps '$(FOOTAGE)/timestamps_hands.csv'; fi
-	$(VENV)/bin/hamuco demo $(or $(RECORDING),$$(test -d demo && echo demo))
+	$(VENV)/bin/hamuco demo $(RECORDING)
+
+# Rebuilds that clip; needs software OpenGL. The same seed makes the same pictures.
+CLIP := app/demo_clip
+
+$(CLIP): | setup
+	$(VENV)/bin/hamuco synth $@ --rig ring4 --seconds 8 --hands 2 --seed 1 --preset room --codec h264
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -49,4 +50,4 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-mediapipe demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-mediapipe build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -12,22 +12,28 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, get_args
 
 import cv2
 
 from hamuco.calibration.camera import Rig
 from hamuco.calibration.rig_file import load_rig, save_rig
 from hamuco.capture.frame import FrameSet
-from hamuco.capture.source import check_size
+from hamuco.capture.h264 import H264Writer
+from hamuco.capture.source import SourceError, check_size
 from hamuco.capture.video import VideoFile
 
 VIDEO_SUFFIXES = (".mkv", ".mp4", ".avi")
+Codec = Literal["mjpeg", "h264"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
+"""Of new videos. Motion JPEG: every frame stands alone, some 25 kB of 640x480. H.264: a tenth of that, most frames told
+as changes of others, and PyAV is needed to write it; for clips that travel."""
+
 _REQUIRED = ("set_id", "camera", "frame", "t_capture_ns")
 _OPTIONAL = ("t_uncertainty_ns", "t_device_ns", "t_arrival_ns")
 _GAP_PERIODS = 1.5  # a longer interval means that at least one frame is missing
@@ -204,18 +210,36 @@ def _irregularities(camera: str, rows: tuple[RecordedFrame, ...], video_frames: 
     return found
 
 
+def check_free(path: Path) -> None:
+    """Raise RecordingError if there is something at `path`, or left at `<path>.partial`, OSError if nobody can know."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RecordingError(f"{path} exists and is not an empty folder; choose another name")
+    if _partial(path).exists():
+        raise RecordingError(f"{_partial(path)} is left from an interrupted run; look at it, then remove or rename it")
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
 @contextmanager
 def partial_folder(path: Path) -> Iterator[Path]:
     """A folder `<path>.partial` that becomes `path` when the block ends without an exception.
 
     After an exception it stays where it is, so that what was recorded is not lost and not taken for a whole.
+
+    Raises:
+        RecordingError: there is something at `path` or `<path>.partial` already.
+        OSError: the folder cannot be made.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RecordingError(f"{path} exists and is not an empty folder; choose another name")
-    partial = path.with_name(path.name + ".partial")
-    if partial.exists():
-        raise RecordingError(f"{partial} is left from an interrupted run; look at it, then remove or rename it")
-    partial.mkdir(parents=True)
+    check_free(path)
+    partial = _partial(path)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(
+            f"folder {partial} cannot be made ({error.strerror}): choose a place where you may write"
+        ) from error
     yield partial
     if path.exists():
         path.rmdir()
@@ -225,37 +249,70 @@ def partial_folder(path: Path) -> Iterator[Path]:
 class RecordingWriter:
     """Writes frame sets into a new recording. A context manager: the recording is whole when the block ends.
 
-    Videos are Motion JPEG in Matroska: every frame stands alone, and what was written before a crash can be read.
+    Until then, and after any error, it is the folder `<path>.partial`. With Motion JPEG, what was written before a
+    crash can be read.
     """
 
-    def __init__(self, path: Path, rig: Rig, fps: float) -> None:
-        """`fps` is the nominal rate written into the videos; the times of the frames are recorded as they are."""
+    def __init__(self, path: Path, rig: Rig, fps: float, codec: Codec = "mjpeg") -> None:
+        """
+        Args:
+            path: folder to make; must not exist or be empty.
+            rig: cameras with even image width and height.
+            fps: nominal rate written into the videos, 1 to 1000; the times of the frames are recorded as they are.
+            codec: see `Codec`.
+
+        Raises:
+            RecordingError: a size or rate that videos cannot have.
+        """
+        for camera in rig:
+            # Chroma is stored for two by two pixels; OpenCV would drop the odd row and column without a word.
+            if camera.size[0] % 2 or camera.size[1] % 2:
+                raise RecordingError(
+                    f"camera {camera.name!r} has {camera.size[0]}x{camera.size[1]} px: a video needs an even width and "
+                    "height"
+                )
+        if not 1 <= fps <= 1000:
+            raise RecordingError(f"{fps} frames/s is not a rate for a video; 1 to 1000 are")
+        self._path = path
         self._rig = rig
         self._fps = fps
-        self._folder = partial_folder(path)
-        self._videos: dict[str, cv2.VideoWriter] = {}
+        self._codec = codec
+        self._videos: dict[str, cv2.VideoWriter | H264Writer] = {}
         self._counts = dict.fromkeys(rig.names, 0)
 
+    @property
+    def folder(self) -> Path:
+        """Where the recording is being made, for files that go with it. Only inside of the block."""
+        return self._folder
+
     def __enter__(self) -> Self:
-        folder = self._folder.__enter__()
-        save_rig(self._rig, folder / "rig.toml")
-        for camera in self._rig:
-            path = folder / f"{camera.name}.mkv"
-            video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), self._fps, camera.size)
-            if not video.isOpened():
-                raise OSError(f"video {path} cannot be written: is the disk full or the folder read-only?")
-            self._videos[camera.name] = video
-        self._timestamps = (folder / "timestamps.csv").open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._timestamps)
-        self._rows.writerow((*_REQUIRED, *_OPTIONAL))
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(partial_folder(self._path))
+            save_rig(self._rig, self._folder / "rig.toml")
+            for camera in self._rig:
+                path = self._video_path(camera.name)
+                video = _open_video(path, self._codec, self._fps, camera.size)
+                stack.callback(video.release)
+                self._videos[camera.name] = video
+            timestamps = (self._folder / "timestamps.csv").open("w", newline="", encoding="utf-8")
+            self._timestamps = stack.enter_context(timestamps)
+            self._rows = csv.writer(self._timestamps)
+            self._rows.writerow((*_REQUIRED, *_OPTIONAL))
+            self._open = stack.pop_all()
         return self
 
     def write(self, frame_set: FrameSet) -> None:
-        """Append the frames of one set; a camera without a frame in it gets no row."""
+        """Append the frames of one set; a camera without a frame in it gets no row.
+
+        Raises:
+            OSError: the disk is full.
+            SourceError: an image has not the size of its camera.
+        """
         for name, frame in frame_set.frames.items():
             height, width = frame.image.shape[:2]
             check_size(f"camera {name!r}", (width, height), self._rig[name].size)
-            self._videos[name].write(frame.image)
+            if not self._videos[name].write(frame.image):
+                raise OSError(self._cut_off(name))
             row = RecordedFrame(
                 frame_set.set_id,
                 self._counts[name],
@@ -270,7 +327,53 @@ class RecordingWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for video in self._videos.values():
-            video.release()
-        self._timestamps.close()
-        self._folder.__exit__(kind, error, trace)
+        if error is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        with self._open:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Raise unless everything that was written is there."""
+        silent = [name for name, count in self._counts.items() if not count]
+        if silent:
+            raise RecordingError(
+                f"no frame of camera {', '.join(silent)} came in, and a recording needs some of every camera; the other "
+                f"frames are in {self._folder}"
+            )
+        try:
+            self._timestamps.close()
+        except OSError as full:
+            raise OSError(f"{self._timestamps.name} is cut off ({full.strerror}): make room on the disk") from full
+        for name, count in self._counts.items():
+            # The last frames leave OpenCV's buffer here, where it does not tell that the disk is full.
+            self._videos[name].release()
+            if _frames_in(self._video_path(name)) != count:
+                raise OSError(self._cut_off(name))
+
+    def _video_path(self, camera: str) -> Path:
+        return self._folder / f"{camera}.mkv"
+
+    def _cut_off(self, camera: str) -> str:
+        return (
+            f"video {self._video_path(camera)} is cut off, its {self._counts[camera]} frames did not all reach the disk: "
+            "is it full? Make room and record again"
+        )
+
+
+def _open_video(path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> cv2.VideoWriter | H264Writer:
+    if codec == "h264":
+        return H264Writer(path, fps, size)
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
+    if not video.isOpened():
+        raise OSError(f"video {path} cannot be written: is the disk full or the folder read-only?")
+    return video
+
+
+def _frames_in(path: Path) -> int:
+    try:
+        video = VideoFile(path)
+    except SourceError:
+        return 0
+    video.close()
+    return video.frame_count

@@ -173,6 +173,12 @@ class Truth:
             truth = Truth(str(stored["model"]), trajectories, views)
         except (KeyError, IndexError) as error:
             raise TruthError(f"{path} is not the truth of a recording: {error}; make the recording again") from error
+        samples, hands = len(stored["t_ns"]), len(trajectories)
+        if stored["parameters"].shape != (samples, hands, PARAMETERS) or stored["betas"].shape != (hands, 10):
+            raise TruthError(
+                f"{path}: {hands} hands and {samples} times have parameters {stored['parameters'].shape} and betas "
+                f"{stored['betas'].shape}, expected {(samples, hands, PARAMETERS)} and {(hands, 10)}"
+            )
         for camera, view in views.items():
             expected = (len(view.t_ns), len(trajectories), 21)
             if view.visible.shape != expected or view.joints.shape != (*expected, 3):
