@@ -1,0 +1,161 @@
+"""`hamuco bench accuracy`: how far estimated hands are from true ones, on recordings with truth and on data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from hamuco.app.accuracy_tables import Run, print_run, save_run
+from hamuco.app.pipeline import Pipeline
+from hamuco.app.report import machine_name
+from hamuco.app.truth_monitor import TruthMonitor
+from hamuco.calibration.camera import Rig
+from hamuco.training.accuracy_plots import PlotError, draw_plots
+from hamuco.training.datasets.footage import decode
+from hamuco.training.datasets.freihand import FreiHAND
+from hamuco.training.datasets.hanco import HanCo
+from hamuco.training.datasets.recorded import Recorded
+from hamuco.training.datasets.sample import Dataset
+from hamuco.training.evaluation import Evaluation, LandmarkObserver, Progress, evaluate, seen_by
+from hamuco.training.tally import PROTOCOLS, Estimate, Protocol, Scores, Tally, TruePose
+
+DATASETS: Mapping[str, Callable[..., Dataset]] = {"hanco": HanCo, "freihand": FreiHAND}
+"""Data sets by the name on the command line; NAME:SPLIT chooses a split."""
+
+LIVE = "live (tracked, smoothed)"
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyOptions:
+    """What to measure and where to put it.
+
+    Attributes:
+        out: folder for tables and plots; made where it is not there.
+        protocol: one of `PROTOCOLS`.
+        live: for recordings, also run the live pipeline.
+        limit: only so many moments of each data set, from the first.
+    """
+
+    out: Path
+    protocol: str = "metric"
+    live: bool = True
+    limit: int | None = None
+
+
+def bench_accuracy(
+    recordings: Sequence[Path],
+    datasets: Sequence[tuple[str, Path]],
+    options: AccuracyOptions,
+    console: Console,
+    progress: Callable[[str], AbstractContextManager[Progress]],
+) -> list[Evaluation]:
+    """Evaluate, print one table per data set, and save accuracy.md, .csv and .json and the plots.
+
+    Args:
+        recordings: folders with truth.
+        datasets: (name or name:split, folder) each.
+        options: see there.
+        console: for the tables.
+        progress: makes a progress bar of a name.
+
+    Raises:
+        ValueError: nothing to measure, an unknown name, or data that cannot be measured; the message says which.
+        OSError: a file cannot be read or written.
+    """
+    if options.protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {options.protocol!r} is not known; choose one of {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[options.protocol]
+    # All are opened before the first is measured, which takes minutes.
+    opened: list[Dataset] = [*(Recorded(path) for path in recordings), *(open_dataset(*one) for one in datasets)]
+    if not opened:
+        raise ValueError("nothing to measure: give recordings with truth (make one with hamuco synth) or a --dataset")
+    observer = LandmarkObserver()
+    evaluations = []
+    for dataset in opened:
+        with progress(dataset.name) as tell:
+            evaluation = evaluate(dataset, observer, protocol=protocol, limit=options.limit, progress=tell)
+        if options.live and isinstance(dataset, Recorded):
+            live = _live_scores(dataset, evaluation.subsets, protocol, options.limit, progress)
+            evaluation = replace(evaluation, scores={**evaluation.scores, **live})
+        evaluations.append(evaluation)
+    run = Run(tuple(evaluations), machine_name(), observer.runtime)
+    print_run(run, console)
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        plots = [draw_plots(evaluation, options.out) for evaluation in evaluations]
+    except PlotError as error:
+        console.print(f"no plots: {error}", highlight=False, markup=False)
+        plots = [[] for _ in evaluations]
+    save_run(run, plots, options.out)
+    files = f"accuracy.md, accuracy.csv, accuracy.json, {sum(map(len, plots))} plots"
+    console.print(f"saved in {options.out}: {files}", highlight=False, markup=False)
+    return evaluations
+
+
+def open_dataset(name: str, path: Path) -> Dataset:
+    """A data set by its name on the command line.
+
+    Raises:
+        ValueError: no such data set, or the folder is not one; the message says what is there.
+    """
+    known, _, split = name.partition(":")
+    if known not in DATASETS:
+        raise ValueError(f"data set {name!r} is not known; choose one of {', '.join(DATASETS)}")
+    return DATASETS[known](path, *([split] if split else []))
+
+
+def _live_scores(
+    dataset: Recorded,
+    subsets: Mapping[int, Sequence[Sequence[str]]],
+    protocol: Protocol,
+    limit: int | None,
+    progress: Callable[[str], AbstractContextManager[Progress]],
+) -> dict[tuple[str, int], Scores]:
+    """The live pipeline on the same moments with the same subsets of cameras, a fresh one for each subset."""
+    # Tracking triangulates.
+    tallies = {views: Tally(protocol, views) for views in subsets if views >= 2}
+    for views, tally in tallies.items():
+        for run, names in enumerate(subsets[views]):
+            with progress(f"{dataset.name} live, {', '.join(names)}") as tell:
+                _track(dataset, names, tally, run, limit, tell)
+    return {(LIVE, views): tally.scores() for views, tally in tallies.items()}
+
+
+def _track(
+    dataset: Recorded, names: Sequence[str], tally: Tally, run: int, limit: int | None, progress: Progress
+) -> None:
+    """Detect, follow and smooth; hands are compared with the truth of the set's own capture time.
+
+    What smoothing lags behind is an error, and sets before a hand was found count as hands without an estimate.
+    """
+    rig = Rig(tuple(dataset.recording.rig[name] for name in names))
+    pipeline = Pipeline(rig, dataset.model, vertices=True)
+    first_ns = dataset.recording.first_ns
+    monitor = TruthMonitor(dataset.truth, dataset.model, first_ns)
+    sets = [
+        replace(planned, frames={name: frame for name, frame in planned.frames.items() if name in names})
+        for planned in dataset.sets[:limit]
+    ]
+    sets = [planned for planned in sets if planned.frames]
+    for number, frame_set in enumerate(decode(dataset.recording, sets)):
+        if not frame_set.frames:
+            continue
+        hand_set = pipeline.process(frame_set).hand_set
+        matches = monitor.compare(hand_set, first_ns)
+        if matches is not None:
+            true_hands = dataset.hands_at(hand_set.t_capture_ns, frame_set)
+            for index, (match, true) in enumerate(zip(matches, true_hands, strict=True)):
+                estimate = None
+                if (hand := match.hand) is not None:
+                    vertices = None if hand.vertices is None else np.asarray(hand.vertices, np.float64)
+                    estimate = Estimate(np.asarray(hand.joints, np.float64), vertices, hand.track_id, match.wrong_side)
+                pose = TruePose(true.joints, true.vertices, hand_set.t_capture_ns, seen_by(true, names))
+                tally.add((run, index), pose, estimate)
+            tally.add_extra(len(hand_set.hands) - sum(match.hand is not None for match in matches))
+        pipeline.prepare(frame_set)
+        progress(number + 1, len(sets))

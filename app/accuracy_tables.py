@@ -1,0 +1,209 @@
+"""Accuracy as tables: on the terminal, as Markdown for a report, as CSV and JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hamuco.fusion.hand import JOINT_NAMES
+from hamuco.training.evaluation import ESTIMATOR_JOINTS, Evaluation
+from hamuco.training.tally import HAMUCO, PCK_THRESHOLDS_M, REST_SPEED, Scores
+
+_NONE = "-"
+
+# What is printed of a method, line by line.
+_LINES: tuple[tuple[str, Callable[[Scores], str]], ...] = (
+    ("hands estimated", lambda s: _percent(s.coverage)),
+    ("of hands", lambda s: str(s.hands)),
+    ("MPJPE, mm", lambda s: _number(s.mpjpe)),
+    ("root-relative, mm", lambda s: _number(s.root_mpjpe)),
+    ("N-MPJPE, mm", lambda s: _number(s.n_mpjpe)),
+    ("PA-MPJPE, mm", lambda s: _number(s.pa_mpjpe)),
+    ("AUC 0-50 mm", lambda s: _number(s.auc, 3)),
+    ("root AUC 20-50 mm", lambda s: _number(s.root_auc_20_50, 3)),
+    ("PA-AUC 0-50 mm", lambda s: _number(s.pa_auc, 3)),
+    ("MPVPE, mm", lambda s: _number(s.mpvpe)),
+    ("PA-MPVPE, mm", lambda s: _number(s.pa_mpvpe)),
+    ("F@5 mm", lambda s: _number(s.f5, 3)),
+    ("F@15 mm", lambda s: _number(s.f15, 3)),
+    ("PA-F@5 mm", lambda s: _number(s.pa_f5, 3)),
+    ("PA-F@15 mm", lambda s: _number(s.pa_f15, 3)),
+    ("acceleration, m/s²", lambda s: _number(s.acceleration)),
+    ("at rest, mm", lambda s: _number(s.rest)),
+    ("joints left open", lambda s: str(s.joints_missing)),
+    ("wrong side", lambda s: str(s.wrong_side)),
+    ("extra hands", lambda s: str(s.extra_hands)),
+    ("identity changes", lambda s: str(s.identity_changes)),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Evaluations made together, and on what."""
+
+    evaluations: tuple[Evaluation, ...]
+    machine: str
+    runtime: str
+
+
+def print_run(run: Run, console: Console) -> None:
+    """Per data set a table of methods by number of views, and all figures at the most views."""
+    console.print(f"{run.machine}; landmark network: {run.runtime}", highlight=False)
+    for evaluation in run.evaluations:
+        console.print()
+        table = Table("method", box=box.SIMPLE_HEAD, title=Text(_title(evaluation)), title_justify="left")
+        for views in evaluation.subsets:
+            table.add_column(f"{views} views", justify="right", no_wrap=True)
+        for method in evaluation.methods:
+            table.add_row(method, *("\n".join(_brief(evaluation, method, views)) for views in evaluation.subsets))
+        console.print(table)
+        most = max(evaluation.subsets)
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column(f"{most} views", no_wrap=True)
+        for method in evaluation.methods:
+            table.add_column(method, justify="right")
+        for row in _details(evaluation, most):
+            table.add_row(*row)
+        console.print(table)
+        for note in notes(evaluation):
+            console.print(note, highlight=False, markup=False)
+
+
+def save_run(run: Run, plots: Sequence[Sequence[Path]], out: Path) -> None:
+    """Write accuracy.md, accuracy.csv and accuracy.json; `plots` are the pictures of each evaluation."""
+    lines = ["# Accuracy", "", f"{run.machine}; landmark network: {run.runtime}"]
+    for evaluation, pictures in zip(run.evaluations, plots, strict=True):
+        lines += ["", f"## {_title(evaluation)}", ""]
+        lines += _markdown(
+            ["method", *(f"{views} views" for views in evaluation.subsets)],
+            [
+                [method, *(", ".join(_brief(evaluation, method, views)) for views in evaluation.subsets)]
+                for method in evaluation.methods
+            ],
+        )
+        for views in evaluation.subsets:
+            lines += ["", *_markdown([f"{views} views", *evaluation.methods], list(_details(evaluation, views)))]
+        lines += ["", *(f"- {note}" for note in notes(evaluation))]
+        lines += [f"\n![{picture.stem}]({picture.name})" for picture in pictures]
+    (out / "accuracy.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    names = [field.name for field in fields(Scores) if field.type in ("int", "float")]
+    with (out / "accuracy.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["dataset", "protocol", "method", "views", *names])
+        for evaluation in run.evaluations:
+            for (method, views), scores in evaluation.scores.items():
+                values = [getattr(scores, name) for name in names]
+                row = ["" if isinstance(value, float) and np.isnan(value) else value for value in values]
+                writer.writerow([evaluation.dataset, evaluation.protocol.name, method, views, *row])
+    (out / "accuracy.json").write_text(json.dumps(_as_dict(run), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def notes(evaluation: Evaluation) -> Iterator[str]:
+    """How the figures came about; sentences."""
+    yield f"Protocol {evaluation.protocol.name}. {evaluation.protocol.description}"
+    if evaluation.protocol is HAMUCO:
+        comparable = (
+            "These are that test's moments" if evaluation.dataset == "HanCo test" else "This is another data set"
+        )
+        yield (
+            f"The paper's tables are of HanCo's test split, by networks trained on HanCo. {comparable}; nothing here was "
+            "trained on it."
+        )
+    yield (
+        "Crops are laid around the true joints, disturbed by 10 mm as a whole and 4 mm each, and the side of a hand is "
+        "given: detection is not measured, except by a live row, which finds and follows the hands by itself."
+    )
+    if evaluation.same_joints:
+        yield f"Joints: {evaluation.joint_definition}, the points that the landmark network means."
+    else:
+        yield (
+            f"Joints: {evaluation.joint_definition}. The methods give {ESTIMATOR_JOINTS}: other points of the hand, some "
+            "millimetres away, which counts as error."
+        )
+    yield (
+        "Errors are over the joints that were estimated; the share of true hands with an estimate stands beside them. MPVPE "
+        "and F-scores are of mesh vertices, PA of any under its best similarity transform. Acceleration: mean distance from "
+        f"the true one. At rest: standard deviation while no true joint is faster than {1e3 * REST_SPEED:.0f} mm/s."
+    )
+    for views, subsets in evaluation.subsets.items():
+        cameras = "; ".join(", ".join(names) for names in islice(subsets, 3))
+        yield f"{views} views: {cameras}" + (", counted together." if len(subsets) > 1 else ".")
+
+
+def _title(evaluation: Evaluation) -> str:
+    figures = "N-MPJPE / PA-MPJPE" if evaluation.protocol is HAMUCO else "MPJPE / root-relative / PA"
+    return f"{evaluation.dataset}, {evaluation.samples} moments: {figures} in mm, hands estimated"
+
+
+def _brief(evaluation: Evaluation, method: str, views: int) -> list[str]:
+    """The errors and the coverage."""
+    scores = evaluation.scores.get((method, views))
+    if scores is None:
+        return [_NONE]
+    figures = [scores.n_mpjpe, scores.pa_mpjpe]
+    if evaluation.protocol is not HAMUCO:
+        figures = [scores.mpjpe, scores.root_mpjpe, scores.pa_mpjpe]
+    return [" / ".join(_number(figure, 1) for figure in figures), _percent(scores.coverage)]
+
+
+def _details(evaluation: Evaluation, views: int) -> Iterator[list[str]]:
+    for label, text in _LINES:
+        scores = [evaluation.scores.get((method, views)) for method in evaluation.methods]
+        yield [label, *(_NONE if one is None else text(one) for one in scores)]
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else _NONE
+
+
+def _percent(share: float) -> str:
+    """Never 100 % where one is missing."""
+    return f"{np.floor(1000 * share) / 10:.1f} %" if np.isfinite(share) else _NONE
+
+
+def _as_dict(run: Run) -> dict[str, object]:
+    return {
+        "machine": run.machine,
+        "runtime": run.runtime,
+        "joints": list(JOINT_NAMES),
+        "pck_thresholds_mm": (1e3 * PCK_THRESHOLDS_M).round(3).tolist(),
+        "datasets": [
+            {
+                "name": evaluation.dataset,
+                "samples": evaluation.samples,
+                "joint_definition": evaluation.joint_definition,
+                "protocol": evaluation.protocol.name,
+                "subsets": {str(views): subsets for views, subsets in evaluation.subsets.items()},
+                "scores": [
+                    {"method": method, "views": views, "coverage": _json(scores.coverage)}
+                    | {field.name: _json(getattr(scores, field.name)) for field in fields(Scores)}
+                    for (method, views), scores in evaluation.scores.items()
+                ],
+            }
+            for evaluation in run.evaluations
+        ],
+    }
+
+
+def _json(value: object) -> object:
+    """Numbers as JSON has them: what is not finite becomes null."""
+    if isinstance(value, np.ndarray):
+        return [_json(one) for one in value.tolist()]
+    if isinstance(value, float):
+        return round(value, 6) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,142 @@
+"""The commands that work offline: make synthetic recordings, measure accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+DEMO_CLIP = Path(__file__).parent / "demo_clip"
+"""The recording with truth that comes with the package."""
+
+bench = typer.Typer(no_args_is_help=True, help="Measure what the software does, on this machine and on your data.")
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    rig: Annotated[
+        str, typer.Option(help="Layout and number of cameras: ring4, dome8, table3, stereo, random6.")
+    ] = "ring4",
+    seconds: Annotated[float, typer.Option(help="Length.")] = 8.0,
+    hands: Annotated[int, typer.Option(help="1 (a right hand) or 2 (right and left, interacting).")] = 2,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same recording.")] = 1,
+    preset: Annotated[str, typer.Option(help="How hard the pictures are: plain, room or hard.")] = "room",
+    size: Annotated[str, typer.Option(help="Image size as WIDTHxHEIGHT.")] = "640x480",
+    fps: Annotated[float, typer.Option(help="Frames per second.")] = 30.0,
+    timing: Annotated[
+        str,
+        typer.Option(help="How well the cameras keep step: synced, webcam (jitter, drops) or free-running."),
+    ] = "synced",
+    codec: Annotated[
+        str, typer.Option(help="mjpeg (every frame stands alone) or h264 (a tenth of the size; needs PyAV).")
+    ] = "mjpeg",
+    board: Annotated[
+        bool, typer.Option("--board", help="Move a ChArUco board through the rig instead of hands, to calibrate it.")
+    ] = False,
+) -> None:
+    """Render a recording whose every joint, vertex, camera and time is known.
+
+    The folder is an ordinary recording with a truth.npz beside it: replay it, calibrate with it, measure with it. Needs
+    an OpenGL driver, in software or hardware, and no display.
+
+    Example: hamuco synth rec --rig ring4 --seconds 8 --hands 2 --seed 1 --preset room && hamuco live --replay rec
+    """
+    from hamuco.training.synthetic.charuco import BoardClipOptions, write_board_clip
+    from hamuco.training.synthetic.clip import ClipOptions, write_clip
+
+    pixels = parse_size(size)
+    with _progress("rendering") as progress:
+        if board:
+            recording = write_board_clip(
+                out,
+                BoardClipOptions(
+                    rig=rig, seconds=seconds, seed=seed, preset=preset, size=pixels, fps=fps, timing=timing, codec=codec
+                ),
+                progress,
+            )
+        else:
+            recording = write_clip(
+                out,
+                ClipOptions(
+                    rig=rig,
+                    seconds=seconds,
+                    hands=hands,
+                    seed=seed,
+                    preset=preset,
+                    size=pixels,
+                    fps=fps,
+                    timing=timing,
+                    codec=codec,
+                ),
+                progress,
+            )
+    frames = sum(len(rows) for rows in recording.frames.values())
+    following = f"hamuco live --replay {out}, hamuco bench accuracy {out}"
+    typer.echo(
+        f"{out}: {len(recording.rig)} cameras, {frames} frames, {recording.duration_ns / 1e9:.1f} s, with truth."
+        + ("" if board else f" Next: {following}")
+    )
+
+
+@bench.command()
+def accuracy(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Recordings with truth; none: the clip that comes with the package.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="What is at the paths instead: hanco or freihand, or with a split hanco:all.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("accuracy"),
+    protocol: Annotated[
+        str, typer.Option(help="metric, or hamuco: the paper's, which takes root and scale from the truth.")
+    ] = "metric",
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")] = None,
+) -> None:
+    """How far are the hands from the truth? One table per data set, by method and number of views, and plots.
+
+    Examples:
+
+        hamuco bench accuracy
+
+        hamuco synth hard8 --rig dome8 --preset hard --seed 100 && hamuco bench accuracy hard8
+
+        hamuco bench accuracy --dataset hanco ~/HanCo --protocol hamuco
+    """
+    from hamuco.app.accuracy import AccuracyOptions, bench_accuracy
+
+    if dataset is not None and not paths:
+        raise typer.BadParameter(f"--dataset {dataset} needs the folder that it is in")
+    bench_accuracy(
+        [] if dataset is not None else paths or [DEMO_CLIP],
+        [(dataset, path) for path in paths or []] if dataset is not None else [],
+        AccuracyOptions(out=out, protocol=protocol, live=live, limit=limit),
+        Console(),
+        _progress,
+    )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height, px, of a text such as 1280x720; BadParameter for another."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter(f"--size {text!r} is not WIDTHxHEIGHT, such as 1280x720")
+    return int(parts[0]), int(parts[1])
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal; call it with what is done and what there is."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
