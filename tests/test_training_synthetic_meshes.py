@@ -24,7 +24,8 @@ from hamuco.training.synthetic.meshes import Mesh
 FloatArray = NDArray[np.float64]
 
 MODEL = load_hand_model()
-ELBOW = np.array([0.3, 0.25, 0.1])
+SHOULDER = np.array([0.3, 0.25, 0.1])
+ARM_RINGS, FOREARM_START, FOREARM_END = 16, 5, 7
 
 
 @pytest.fixture(scope="module", params=["right", "left"])
@@ -42,9 +43,9 @@ def posed(model: HandModel, seed: int = 0) -> HandMesh:
     return forward(model, rng.normal(0, 1, 3), rng.normal(0, 0.1, 45), rng.normal(0, 1, 10), rng.normal(0, 0.1, 3))
 
 
-def skin(surface: HandSurface, mesh: HandMesh, elbow: FloatArray = ELBOW) -> FloatArray:
+def skin(surface: HandSurface, mesh: HandMesh, shoulder: FloatArray = SHOULDER) -> FloatArray:
     assert mesh.vertices is not None
-    return surface.extend(mesh.vertices, mesh.joints, elbow)
+    return surface.extend(mesh.vertices, mesh.joints, shoulder)
 
 
 def volume(points: FloatArray, faces: NDArray[np.int32]) -> float:
@@ -58,8 +59,8 @@ def test_skin_is_closed_and_faces_outward(model: HandModel, surface: HandSurface
     edges = np.concatenate([surface.faces[:, [0, 1]], surface.faces[:, [1, 2]], surface.faces[:, [2, 0]]])
     directed = {(a, b) for a, b in edges.tolist()}
     assert all((b, a) in directed for a, b in directed)
-    # A hand is 0.3 to 0.5 litres, 30 cm of forearm 0.6 to 1.5.
-    assert 0.7e-3 < volume(points, surface.faces) < 2.2e-3
+    # A hand is 0.3 to 0.5 litres, a forearm 0.6 to 1.2, an upper arm of 20 to 60 cm 0.6 to 3.
+    assert 1.5e-3 < volume(points, surface.faces) < 4.7e-3
     normals = surface.normals(points)
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-9)
     assert volume(points + 0.001 * normals, surface.faces) > volume(points, surface.faces)
@@ -72,27 +73,38 @@ def test_hand_vertices_stay_where_the_model_has_them(model: HandModel, surface: 
     np.testing.assert_array_equal(skin(surface, mesh)[: surface.hand_count], mesh.vertices)
 
 
-def test_forearm_bends_towards_the_elbow_within_a_wrists_range(model: HandModel, surface: HandSurface) -> None:
+def test_wrist_bends_towards_the_shoulder_within_its_range(model: HandModel, surface: HandSurface) -> None:
     mesh = posed(model)
     back = mesh.joints[0] - mesh.joints[4]
     back /= np.linalg.norm(back)
     across = np.cross(back, [0.3, 0.5, 0.8])
     across /= np.linalg.norm(across)
+    ring = (len(skin(surface, mesh)) - surface.hand_count - 1) // ARM_RINGS
     bends = []
     for angle in np.linspace(0, np.pi, 19):
-        elbow = mesh.joints[0] + 0.3 * (np.cos(angle) * back + np.sin(angle) * across)
-        end = skin(surface, mesh, elbow)[-1] - mesh.joints[0]
-        bends.append(np.arctan2(end @ across, end @ back))
-    # The pull of 0.6 turns by at most arcsin 0.6 = 37 degrees; the path straightens some of it.
-    assert 0.4 < max(bends) < 0.7
+        shoulder = mesh.joints[0] + 0.5 * (np.cos(angle) * back + np.sin(angle) * across)
+        arm = skin(surface, mesh, shoulder)[surface.hand_count : -1].reshape(ARM_RINGS, ring, 3).mean(axis=1)
+        forearm = arm[FOREARM_END] - arm[FOREARM_START]
+        bends.append(np.arctan2(forearm @ across, forearm @ back))
+    # The pull of 0.6 turns by at most arcsin 0.6 = 37 degrees.
+    assert 0.5 < max(bends) < 0.65
     assert np.abs(np.diff(bends)).max() < 0.3  # and nowhere jumps: in steps of 0.17 it can turn back by 0.26
+
+
+@pytest.mark.parametrize("shoulder", [(0.2, 0.3, 0.2), (0.45, 0.0, 0.15), (0.4, -0.25, -0.1)])
+def test_arm_ends_at_the_shoulder(model: HandModel, surface: HandSurface, shoulder: tuple[float, float, float]) -> None:
+    mesh = forward(model, np.zeros(3), np.zeros(45), np.zeros(10), np.zeros(3))
+    place = mesh.joints[0] + np.array(shoulder) * (1 if model.side == "right" else [-1, 1, 1])  # away from the fingers
+    end = skin(surface, mesh, place)[-1]
+    # The elbow bends over 8 cm: the arm passes the shoulder by less than that, and by the 2 cm of its rounded end.
+    assert np.linalg.norm(end - place) < 0.09
 
 
 def test_moving_everything_moves_the_forearm(model: HandModel, surface: HandSurface) -> None:
     mesh = posed(model)
     turn = axis_angle_to_matrix([0.4, -1.0, 0.3])
     assert mesh.vertices is not None
-    moved = surface.extend(mesh.vertices @ turn.T + 1, mesh.joints @ turn.T + 1, ELBOW @ turn.T + 1)
+    moved = surface.extend(mesh.vertices @ turn.T + 1, mesh.joints @ turn.T + 1, SHOULDER @ turn.T + 1)
     np.testing.assert_allclose(moved, skin(surface, mesh) @ turn.T + 1, atol=1e-9)
 
 
@@ -103,7 +115,7 @@ def test_left_is_the_mirror_image_of_right() -> None:
     zero = np.zeros(3)
     one = forward(MODEL, zero, pose, np.zeros(10), zero)
     other = forward(MODEL.mirrored(), zero, mirror_axis_angle(pose), np.zeros(10), zero)
-    points, mirrored = skin(right, one), skin(left, other, ELBOW * mirror)
+    points, mirrored = skin(right, one), skin(left, other, SHOULDER * mirror)
     # Rings go the other way round from the same vertex, so the forearms' vertices come in another order.
     # Their quads are cut along the other diagonal, which changes the volume and the normals there a little.
     np.testing.assert_allclose(volume(points, right.faces), volume(mirrored, left.faces), rtol=1e-5)
@@ -177,14 +189,15 @@ def test_touching_fingers_shade_each_other() -> None:
 def test_sleeve_lies_outside_the_forearm_and_faces_outward(model: HandModel, surface: HandSurface) -> None:
     mesh = posed(model)
     points = skin(surface, mesh)
-    sleeve = surface.sleeve(points, mesh.joints, ELBOW, SleeveCut(0.03, 0.006, 0.002, 1.0))
-    forearm = points[surface.hand_count :]
-    axis = np.linspace(forearm[:20].mean(axis=0), forearm[-21:-1].mean(axis=0), 40)
+    sleeve = surface.sleeve(points, mesh.joints, SHOULDER, SleeveCut(0.03, 0.006, 0.002, 1.0))
+    ring = (len(points) - surface.hand_count - 1) // ARM_RINGS
+    centres = points[surface.hand_count : -1].reshape(ARM_RINGS, ring, 3).mean(axis=1)
+    along = np.linspace(0, ARM_RINGS - 1, 400)
+    axis = np.stack([np.interp(along, np.arange(ARM_RINGS), column) for column in centres.T], axis=1)
     nearest = axis[np.linalg.norm(sleeve.points[:, None] - axis, axis=2).argmin(axis=1)]
     outward = sleeve.points - nearest
-    assert (
-        (outward * sleeve.normals).sum(axis=1) > 0
-    ).mean() > 0.92  # all but one of 13 rings, the turned edge of the cuff
+    # All but one of 25 rings, the turned edge of the cuff, and what folds together inside of the elbow.
+    assert ((outward * sleeve.normals).sum(axis=1) > 0).mean() > 0.9
     corners = sleeve.points[sleeve.faces]
     faces_out = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     assert ((faces_out * outward[sleeve.faces[:, 0]]).sum(axis=1) > 0).mean() > 0.9

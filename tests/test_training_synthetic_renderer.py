@@ -150,10 +150,10 @@ def test_labels_tell_hands_forearms_and_held_things_apart() -> None:
 def test_a_left_hand_is_the_mirror_image() -> None:
     view = camera()
     middle = replace(view, matrix=np.array([[260.0, 0, 159.5], [0, 260, 119.5], [0, 0, 1]]))
-    elbow = np.array([0.4, 0.1, 0.2])
+    shoulder = np.array([0.4, 0.1, 0.2])
     pictures = []
-    for side, place in (("right", elbow), ("left", elbow * [-1, 1, 1])):
-        look = replace(bare(plain()), elbows=(place,))
+    for side, place in (("right", shoulder), ("left", shoulder * [-1, 1, 1])):
+        look = replace(bare(plain()), shoulders=(place,))
         pictures.append(drawing().draw(look, [hand(5, side)], middle))  # type: ignore[arg-type]
     difference = pictures[0].labels != pictures[1].labels[:, ::-1]
     assert difference.mean() < 0.002  # pixels whose centre an edge passes through

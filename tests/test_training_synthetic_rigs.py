@@ -79,6 +79,14 @@ def test_layouts_look_like_their_names(seed: int) -> None:
     assert min(float(np.linalg.norm(one - other)) for one, other in combinations(centres, 2)) > 0.1
 
 
+@pytest.mark.parametrize("name", ["ring4", "ring5", "dome8", "random6", "table3"])
+def test_no_camera_is_where_the_person_sits(name: str) -> None:
+    for seed in range(8):
+        rig = make_rig(*parse_rig(name), SIZES[0], np.random.default_rng(seed))
+        centres = np.array([camera.centre for camera in rig])
+        assert np.linalg.norm(centres - [0, -0.6, 0.1], axis=1).min() > 0.2
+
+
 def test_cameras_are_upright_but_not_perfectly() -> None:
     rig = make_rig("random", 40, SIZES[0], np.random.default_rng(0))
     right = np.array([camera.camera_from_world[0, :3] for camera in rig])  # the image's x axis in the world

@@ -1,6 +1,6 @@
-"""The skin of a hand with its forearm, and sleeves. numpy only, metres.
+"""The skin of a hand with its arm, and sleeves. numpy only, metres.
 
-The hand model ends at the wrist. Its open end is carried on as rings towards an elbow, so the wrist bends as the hand
+The hand model ends at the wrist. Its open end is carried on as rings up to a shoulder, so the wrist bends as the hand
 turns. Skin detail is painted on a map of the flat hand (`HandSurface.chart`), to which every vertex keeps its place.
 """
 
@@ -19,12 +19,18 @@ from hamuco.training.synthetic.skin_detail import Finger
 
 FloatArray = NDArray[np.float64]
 
-# Rings of the forearm: distance from the end of the hand (m), and thickness relative to it.
-_RINGS = np.array([0.006, 0.014, 0.025, 0.04, 0.06, 0.085, 0.12, 0.17, 0.23, 0.30])
-_THICKNESS = np.array([1.0, 0.99, 0.98, 0.98, 1.0, 1.07, 1.2, 1.38, 1.5, 1.5])
+# Rings of the arm: distance from the end of the hand (m), and thickness relative to it. Beyond the elbow, distances stretch
+# so that the arm ends at the shoulder.
+_RINGS = np.array(
+    [0.006, 0.014, 0.025, 0.04, 0.06, 0.085, 0.12, 0.17, 0.21, 0.235, 0.255, 0.275, 0.30, 0.38, 0.47, 0.56]
+)
+_THICKNESS = np.array([1.0, 0.99, 0.98, 0.98, 1.0, 1.07, 1.2, 1.36, 1.43, 1.42, 1.4, 1.4, 1.42, 1.5, 1.6, 1.7])
 # The forearm turns out of the hand's direction over the first rings; this keeps the bend below some 35 degrees.
-_ELBOW_PULL = 0.6
-_BEND_END = 0.06  # m
+_SHOULDER_PULL = 0.6
+_WRIST_END = 0.06  # m
+_ELBOW, _ELBOW_END = 0.215, 0.295  # m, where the elbow's bend begins and ends
+_ELBOW_BEND = np.radians(110.0)  # at most
+_STRETCH = (0.4, 2.0)  # of the upper arm
 
 _THUMB_BONES = slice(13, 16)
 _THUMB_ROOT, _THUMB_MIDDLE, _MIDDLE_ROOT = 13, 14, 4
@@ -44,11 +50,11 @@ class SleeveCut:
 
 
 class HandSurface:
-    """The skin of one hand with its forearm: what does not change when it moves.
+    """The skin of one hand with its arm: what does not change when it moves.
 
     Attributes:
         faces: (f, 3) counter-clockwise from outside.
-        hand_count: the first so many vertices are the hand's, those of the model; the rest is forearm.
+        hand_count: the first so many vertices are the hand's, those of the model; the rest is arm.
         chart: (n, 3) a vertex's place on the flat right hand in its model frame: x and z in m, and how far it faces
             the back of the hand, from 1 to -1 on the palm.
         fingers: thumb to little, on the chart; `wrist` (2,) m with them.
@@ -81,15 +87,15 @@ class HandSurface:
         )
         self._patches = self._choose_patches(right)
 
-    def extend(self, vertices: FloatArray, joints: FloatArray, elbow: FloatArray) -> FloatArray:
-        """Hand vertices (N, 3) m with the forearm's (n, 3), towards `elbow` (3,) m, all in one frame.
+    def extend(self, vertices: FloatArray, joints: FloatArray, shoulder: FloatArray) -> FloatArray:
+        """Hand vertices (N, 3) m with the arm's (n, 3), up to `shoulder` (3,) m, all in one frame.
 
         Args:
             vertices: posed.
             joints: (16, 3) m, the skeleton's.
-            elbow: the forearm turns towards it as far as a wrist does.
+            shoulder: where the arm ends, if wrist and elbow can bend as far and its length is an arm's.
         """
-        centres, turns = self._arm_path(vertices, joints, elbow, _RINGS)
+        centres, turns = self._arm_path(vertices, joints, shoulder, _RINGS)
         ring = vertices[self._loop] - vertices[self._loop].mean(axis=0)
         back = unit(joints[0] - joints[_MIDDLE_ROOT])
         # The end of the mesh is not flat; the rings become so.
@@ -109,18 +115,18 @@ class HandSurface:
         areas = (area_vectors(points, self.faces) / 2).astype(np.float32)
         return self._patches[0] @ points.astype(np.float32), self._patches[1] @ areas
 
-    def sleeve(self, points: FloatArray, joints: FloatArray, elbow: FloatArray, cut: SleeveCut) -> Mesh:
-        """A sleeve around the forearm of a posed hand, from its cuff on.
+    def sleeve(self, points: FloatArray, joints: FloatArray, shoulder: FloatArray, cut: SleeveCut) -> Mesh:
+        """A sleeve around the arm of a posed hand, from its cuff on.
 
         Args:
             points: (n, 3) m, of `extend`.
             joints: (16, 3) m.
-            elbow: (3,) m, as given to `extend`.
+            shoulder: (3,) m, as given to `extend`.
             cut: how it is made.
         """
         inner = cut.start + 0.006
-        s = np.concatenate([[inner, cut.start], np.linspace(cut.start, _RINGS[-1] + 0.03, 12)[1:]])
-        centres, turns = self._arm_path(points, joints, elbow, s)
+        s = np.concatenate([[inner, cut.start], np.linspace(cut.start, _RINGS[-1] + 0.02, 24)[1:]])
+        centres, turns = self._arm_path(points, joints, shoulder, s)
         ring = points[self._loop] - points[self._loop].mean(axis=0)
         back = unit(joints[0] - joints[_MIDDLE_ROOT])
         ring = ring - (ring @ back)[:, None] * back
@@ -141,25 +147,33 @@ class HandSurface:
         return Mesh(flat, normals, uv, faces.astype(np.int32))
 
     def _arm_path(
-        self, points: FloatArray, joints: FloatArray, elbow: FloatArray, s: FloatArray
+        self, points: FloatArray, joints: FloatArray, shoulder: FloatArray, s: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Centres (k, 3) of the forearm at distances s (k,), and rotations (k, 3, 3) of the wrist's ring to there."""
+        """Centres (k, 3) of the arm at distances s (k,), and rotations (k, 3, 3) of the wrist's ring to there."""
         start = points[self._loop].mean(axis=0)
         back = unit(joints[0] - joints[_MIDDLE_ROOT])
-        towards = unit(back + _ELBOW_PULL * unit(elbow - start))
-        axis = np.cross(back, towards)
-        sine = float(np.linalg.norm(axis))
-        full = np.arctan2(sine, back @ towards)
-        share = np.clip(s / _BEND_END, 0, 1)
-        turns = axis_angle_to_matrix((share * full)[:, None] * axis / max(sine, 1e-9))
+        wrist = _turn_between(back, unit(back + _SHOULDER_PULL * unit(shoulder - start)), np.pi)
         # The path is integrated finely, so that it does not depend on where it is asked for.
-        fine = np.linspace(0, max(s.max(), _BEND_END), 65)
-        middle = np.clip((fine[1:] + fine[:-1]) / 2 / _BEND_END, 0, 1) * full
-        across = np.cross(axis / max(sine, 1e-9), back)
-        steps = np.diff(fine)[:, None] * (np.cos(middle)[:, None] * back + np.sin(middle)[:, None] * across)
+        fine = np.linspace(0, _RINGS[-1] + 0.02, 129)
+        middle = (fine[1:] + fine[:-1]) / 2
+
+        def wrist_turns(at: FloatArray) -> FloatArray:
+            return axis_angle_to_matrix(np.clip(at / _WRIST_END, 0, 1)[:, None] * wrist)
+
+        steps = np.diff(fine)[:, None] * (wrist_turns(middle) @ back)
+        elbow = start + steps[middle < (_ELBOW + _ELBOW_END) / 2].sum(axis=0)
+        bend = _turn_between(steps[-1], shoulder - elbow, _ELBOW_BEND)
+
+        def turns(at: FloatArray) -> FloatArray:
+            share = np.clip((at - _ELBOW) / (_ELBOW_END - _ELBOW), 0, 1)
+            return np.asarray(axis_angle_to_matrix(share[:, None] * bend) @ wrist_turns(at))
+
+        length = _RINGS[-1] - (_ELBOW + _ELBOW_END) / 2
+        stretch = np.clip(np.linalg.norm(shoulder - elbow) / length, *_STRETCH)
+        steps = (np.diff(fine) * np.where(middle > _ELBOW_END, stretch, 1.0))[:, None] * (turns(middle) @ back)
         path = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
         centres = np.stack([np.interp(s, fine, path[:, k]) for k in range(3)], axis=1) + start
-        return centres, turns
+        return centres, turns(s)
 
     def area_vectors(self, points: FloatArray) -> FloatArray:
         return area_vectors(points, self.faces)
@@ -193,7 +207,7 @@ class HandSurface:
         pose[3 * (_THUMB_ROOT - 1) : 3 * _THUMB_ROOT] += _axis_angle(turn)
         mesh = forward(right, zero, pose, np.zeros(10), zero)
         assert mesh.vertices is not None
-        points = self.extend(mesh.vertices, mesh.joints, mesh.joints[0] + [1.0, 0, 0])
+        points = self.extend(mesh.vertices, mesh.joints, mesh.joints[0] + [0.56, 0, 0])
         normals = self.normals(points) * (1 if self._model.side == "right" else -1)  # its faces are the left hand's
         return np.stack([points[:, 0], points[:, 2], normals[:, 1]], axis=1), mesh.joints[:, [0, 2]]
 
@@ -201,7 +215,7 @@ class HandSurface:
         """Mean position (k, n) and summed area (k, f) of patches of neighbouring triangles."""
         mesh = forward(right, np.zeros(3), np.zeros(45), np.zeros(10), np.zeros(3))
         assert mesh.vertices is not None
-        points = self.extend(mesh.vertices, mesh.joints, mesh.joints[0] + [1.0, 0, 0])
+        points = self.extend(mesh.vertices, mesh.joints, mesh.joints[0] + [0.56, 0, 0])
         points = np.concatenate([points, 0.02 * self.normals(points)], axis=1)  # opposite sides are far apart
         middles = points[self.faces].mean(axis=1)
         chosen, distance = [0], np.full(len(middles), np.inf)
@@ -289,6 +303,14 @@ def _boundary(faces: Faces) -> dict[int, int]:
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).tolist()
     known = {(a, b) for a, b in edges}
     return {b: a for a, b in known if (b, a) not in known}
+
+
+def _turn_between(one: FloatArray, other: FloatArray, most: float) -> FloatArray:
+    """Axis-angle (3,) of the shortest turn from one direction to another, by at most so many rad."""
+    axis = np.cross(unit(one), unit(other))
+    sine = float(np.linalg.norm(axis))
+    angle = min(float(np.arctan2(sine, unit(one) @ unit(other))), most)
+    return np.asarray(axis * (angle / max(sine, 1e-9)))
 
 
 def _axis_angle(rotation: FloatArray) -> FloatArray:

@@ -142,7 +142,7 @@ class Look:
     """Everything that does not move, or moves with a hand.
 
     Attributes:
-        skins, sleeves, elbows: per hand; a sleeve may be None, an elbow is (3,) m in the world.
+        skins, sleeves, shoulders: per hand; a sleeve may be None, a shoulder is (3,) m in the world, where the arm ends.
         lights: of the scene.
         above, below: (3,) radiance that a ray meets which leaves the scene upwards and downwards.
         solids: the surroundings, clutter, and held objects.
@@ -150,7 +150,7 @@ class Look:
 
     skins: tuple[Skin, ...]
     sleeves: tuple[Sleeve | None, ...]
-    elbows: tuple[FloatArray, ...]
+    shoulders: tuple[FloatArray, ...]
     lights: Lights
     above: FloatArray
     below: FloatArray
@@ -177,18 +177,22 @@ def draw_look(preset: Preset, hands: int, rng: np.random.Generator) -> Look:
     other = skin if rng.random() < 0.8 else _draw_skin(rng)  # two hands are mostly those of one person
     sleeve = _draw_sleeve(rng)
     lights = _draw_lights(preset, rng)
-    elbows = tuple(np.append(rng.normal(0, 0.35, 2), rng.uniform(-0.5, 0.1)) for _ in range(hands))
+    chest = np.array([rng.uniform(-0.05, 0.05), rng.uniform(-0.62, -0.5), rng.uniform(-0.1, 0.12)])
+    half_width = rng.uniform(0.16, 0.2)
+    right_first = 1 if hands == 2 or rng.random() < 0.5 else -1
+    shoulders = tuple(chest + [side * half_width, 0, 0] for side in (right_first, -right_first)[:hands])
     above = _light_colour(rng) * rng.uniform(0.05, 0.9)
     below = above * rng.uniform(0.5, 1.2) if rng.random() < 0.7 else rng.uniform(0.02, 0.8, 3)
     solids: list[Solid] = []
     if preset != "plain":
-        solids += _draw_room(rng)
+        solids += _draw_room(float(chest[1]), rng)
+        solids += _draw_person(chest, half_width, skin, sleeve, rng)
     if preset == "hard":
         solids += _draw_clutter(skin, rng)
         for hand in range(hands):
             if rng.random() < 0.35:
                 solids.append(_draw_held(hand, rng))
-    return Look((skin, other)[:hands], (sleeve,) * hands, elbows, lights, above, below, tuple(solids))
+    return Look((skin, other)[:hands], (sleeve,) * hands, shoulders, lights, above, below, tuple(solids))
 
 
 def linear(srgb: FloatArray | NDArray[np.integer]) -> FloatArray:
@@ -228,11 +232,14 @@ def _draw_skin(rng: np.random.Generator) -> Skin:
     )
 
 
+_CLOTHES, _CLOTH_REPEAT = ("flat", "cloth", "cloth", "stripes", "checks", "speckle"), (0.06, 0.2)  # m
+
+
 def _draw_sleeve(rng: np.random.Generator) -> Sleeve | None:
     kind = rng.choice(["none", "short", "long"], p=[0.35, 0.2, 0.45])
-    start = {"none": None, "short": rng.uniform(0.12, 0.2), "long": rng.uniform(0.005, 0.07)}[kind]
+    start = {"none": None, "short": rng.uniform(0.3, 0.42), "long": rng.uniform(0.005, 0.07)}[kind]
     cut_rest = rng.uniform([0.003, 0.0005, 0], [0.012, 0.003, 2 * np.pi])
-    material = draw_material(rng, ("flat", "cloth", "cloth", "stripes", "checks", "speckle"), (0.06, 0.2))
+    material = draw_material(rng, _CLOTHES, _CLOTH_REPEAT)
     if start is None:
         return None
     return Sleeve(SleeveCut(float(start), *(float(value) for value in cut_rest)), material)
@@ -258,7 +265,7 @@ def _surface_colour(rng: np.random.Generator) -> FloatArray:
     colour = rng.uniform(0.1, 1, 3)
     grey = colour.mean()
     mixed = grey + (colour - grey) * rng.beta(1.2, 1.6)
-    return np.asarray(np.clip(mixed / mixed.max() * np.exp(rng.uniform(np.log(0.03), np.log(0.85))), 0.01, 0.9))
+    return np.asarray(np.clip(mixed / mixed.max() * np.exp(rng.uniform(np.log(0.05), np.log(0.85))), 0.01, 0.9))
 
 
 def _light_colour(rng: np.random.Generator) -> FloatArray:
@@ -314,8 +321,25 @@ def _random_rotation(rng: np.random.Generator) -> FloatArray:
     return np.asarray(q * np.sign(np.linalg.det(q)))
 
 
-def _draw_room(rng: np.random.Generator) -> list[Solid]:
-    """Walls, floor and table around the origin, with furniture and pictures on the walls, outside of 1.2 m."""
+def _draw_person(
+    chest: FloatArray, half_width: float, skin: Skin, sleeve: Sleeve | None, rng: np.random.Generator
+) -> list[Solid]:
+    """Trunk and head of the person whose hands they are, as plain as can be: they keep arms from ending in the air."""
+    shirt = draw_material(rng, _CLOTHES, _CLOTH_REPEAT) if sleeve is None else sleeve.material
+    face = Material(0, skin.back * 0.9, np.minimum(skin.back * 1.1, 1), 0.1, 0.02)
+    hair = Material(0, np.full(3, 0.01), rng.uniform(0.02, 0.3) * np.array([0.4, 0.7, 1.0]), 0.05, 0.05)
+    trunk = np.array([2 * half_width + 0.02, 0.22, 1.4])
+    return [
+        Solid("cylinder", _place(chest + [0, -0.04, -0.71]), trunk, shirt),
+        Solid("sphere", _place(chest + [0, -0.03, 0.0]), np.array([2 * half_width + 0.08, 0.22, 0.17]), shirt),
+        Solid("cylinder", _place(chest + [0, -0.03, 0.09]), np.array([0.11, 0.12, 0.14]), face),
+        Solid("sphere", _place(chest + [0, 0.0, 0.25]), np.array([0.155, 0.2, 0.235]), face),
+        Solid("sphere", _place(chest + [0, -0.025, 0.28]), np.array([0.175, 0.2, 0.22]), hair),
+    ]
+
+
+def _draw_room(person: float, rng: np.random.Generator) -> list[Solid]:
+    """Walls and floor around the origin, a table in front of the person at this y (m), furniture and pictures."""
     size = np.array([rng.uniform(2.8, 6), rng.uniform(2.8, 6), rng.uniform(2.3, 3.2)])
     floor = -rng.uniform(0.75, 1.3)
     middle = np.array([*(rng.uniform(-0.1, 0.1, 2) * size[:2]), floor + size[2] / 2])
@@ -324,10 +348,10 @@ def _draw_room(rng: np.random.Generator) -> list[Solid]:
     floor_material = draw_material(rng, ("wood", "tiles", "speckle", "cloud", "checks", "stripes"), (0.4, 2))
     solids.append(Solid("quad", _place(middle * [1, 1, 0] + [0, 0, floor + 0.005], turn), size, floor_material))
     if rng.random() < 0.6:
-        top = np.array([rng.uniform(0.8, 1.8), rng.uniform(0.6, 1.0), 0])
-        place = np.array([*rng.uniform(-0.2, 0.2, 2), -rng.uniform(0.2, 0.45)])
+        top = np.array([rng.uniform(0.9, 1.8), rng.uniform(0.6, 1.0), 0])
+        place = np.array([rng.uniform(-0.2, 0.2), person + 0.15 + top[1] / 2, -rng.uniform(0.22, 0.45)])
         material = draw_material(rng, ("wood", "flat", "cloud", "speckle", "checks", "cloth"), (0.2, 1.2))
-        solids.append(Solid("quad", _place(place, rng.uniform(0, np.pi)), top, material))
+        solids.append(Solid("quad", _place(place, rng.uniform(-0.1, 0.1)), top, material))
     rotation = _place(np.zeros(3), turn)[:3, :3]
     for _ in range(rng.integers(3, 9)):  # pictures and shelves, flat on the walls
         side = int(rng.integers(4))

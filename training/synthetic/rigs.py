@@ -19,7 +19,7 @@ FloatArray = NDArray[np.float64]
 
 Layout = Literal["ring", "dome", "table", "stereo", "random"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-"""ring: around, slightly above. dome: over the upper hemisphere, at many heights. table: on an arc before the person,
+"""ring: around, slightly above, with the person between two cameras. dome: over the upper hemisphere, at many heights. table: on an arc before the person,
 like webcams on a monitor. stereo: a pair before the person, 10 to 20 cm apart. random: anywhere above the table."""
 
 WORKSPACE_RADIUS = 0.25  # m
@@ -41,6 +41,7 @@ _ROLL_SIGMA = float(np.radians(2.5))
 _POSITION_SIGMA = float(np.radians(2.0))  # of the direction in which a camera is seen from the origin
 _CUT = 2.5  # sigmas at which normal deviations end
 _LOWEST = 0.1  # sine of the elevation of the lowest cameras of dome and random rigs
+_PERSON = np.array([0.0, -0.995, 0.1])  # direction to the chest
 _BASELINE = (0.10, 0.20)  # m, of stereo pairs
 
 
@@ -116,12 +117,17 @@ def _directions(layout: Layout, distances: FloatArray, rng: np.random.Generator)
         half = np.arcsin(0.5 * rng.uniform(*_BASELINE) / (distances * np.cos(elevation)))
         return _direction(front + rng.uniform(-0.4, 0.4) + half * (1.0, -1.0), elevation)
     if layout == "ring":
-        azimuth = rng.uniform(0, 2 * np.pi) + 2 * np.pi * index / views
+        # The person is in the middle of a gap.
+        azimuth = front + (rng.uniform(-0.15, 0.15) + index - (views - 1) / 2) * 2 * np.pi / views
         elevation = np.full(views, rng.uniform(0.25, 0.65))
     elif layout == "dome":
         # A spiral with the golden angle covers a sphere evenly with any number of points (Vogel, 1979).
-        azimuth = rng.uniform(0, 2 * np.pi) + index * np.pi * (3.0 - np.sqrt(5.0))
+        azimuth = index * np.pi * (3.0 - np.sqrt(5.0))
         elevation = np.arcsin(_LOWEST + (0.97 - _LOWEST) * (index + 0.5) / views)
+        # Of some turns, the one with no camera near the person.
+        turns = rng.uniform(0, 2 * np.pi, 16)
+        closeness = [(_direction(azimuth + turn, elevation) @ _PERSON).max() for turn in turns]
+        azimuth = azimuth + turns[np.argmin(closeness)]
     else:
         arc = min(np.radians(140.0), np.radians(45.0) * (views - 1))
         azimuth = front + arc * ((index + 0.5) / views - 0.5)
@@ -131,16 +137,16 @@ def _directions(layout: Layout, distances: FloatArray, rng: np.random.Generator)
 
 
 def _scattered(views: int, rng: np.random.Generator) -> FloatArray:
-    """Random directions (views, 3) above the table, none needlessly close to another.
+    """Random directions (views, 3) above the table, none needlessly close to another or to the person.
 
     Each is the one of 16 that is farthest from those before it (Mitchell, SIGGRAPH 1991).
     """
-    chosen = np.empty((0, 3))
+    chosen = _PERSON[None]
     for _ in range(views):
         candidates = _direction(rng.uniform(0, 2 * np.pi, 16), np.arcsin(rng.uniform(_LOWEST, 0.97, 16)))
-        closeness = (candidates @ chosen.T).max(axis=1, initial=-1.0)
+        closeness = (candidates @ chosen.T).max(axis=1)
         chosen = np.concatenate([chosen, candidates[[closeness.argmin()]]])
-    return chosen
+    return chosen[1:]
 
 
 def _direction(azimuth: FloatArray, elevation: FloatArray) -> FloatArray:

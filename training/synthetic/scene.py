@@ -76,8 +76,8 @@ class SceneBuilder:
         """Gather what a picture of these hands in this look needs."""
         posed = [self._pose(side, parameters) for side, parameters in hands]
         skins = [
-            self.surfaces[side].extend(mesh.vertices, mesh.joints, elbow)
-            for (side, _), mesh, elbow in zip(hands, posed, look.elbows, strict=True)
+            self.surfaces[side].extend(mesh.vertices, mesh.joints, shoulder)
+            for (side, _), mesh, shoulder in zip(hands, posed, look.shoulders, strict=True)
             if mesh.vertices is not None
         ]
         normals = [self.surfaces[side].normals(points) for (side, _), points in zip(hands, skins, strict=True)]
@@ -94,7 +94,7 @@ class SceneBuilder:
         for index, ((side, _), mesh, points) in enumerate(zip(hands, posed, skins, strict=True)):
             sleeve = look.sleeves[index]
             if sleeve is not None:
-                made = self.surfaces[side].sleeve(points, mesh.joints, look.elbows[index], sleeve.cut)
+                made = self.surfaces[side].sleeve(points, mesh.joints, look.shoulders[index], sleeve.cut)
                 casters.add(made, np.eye(4), sleeve.material, 16 + index)
         near, backdrop = _Surface(), _Surface()
         for solid in look.solids:
