@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -39,12 +40,19 @@ class AccuracyOptions:
         protocol: one of `PROTOCOLS`.
         live: for recordings, also run the live pipeline.
         limit: only so many moments of each data set, from the first.
+
+    Raises:
+        ValueError: on construction, for an unknown protocol.
     """
 
     out: Path
     protocol: str = "metric"
     live: bool = True
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol {self.protocol!r} is not known; choose one of {', '.join(PROTOCOLS)}")
 
 
 def bench_accuracy(
@@ -67,13 +75,12 @@ def bench_accuracy(
         ValueError: nothing to measure, an unknown name, or data that cannot be measured; the message says which.
         OSError: a file cannot be read or written.
     """
-    if options.protocol not in PROTOCOLS:
-        raise ValueError(f"protocol {options.protocol!r} is not known; choose one of {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[options.protocol]
     # All are opened before the first is measured, which takes minutes.
     opened: list[Dataset] = [*(Recorded(path) for path in recordings), *(open_dataset(*one) for one in datasets)]
     if not opened:
         raise ValueError("nothing to measure: give recordings with truth (make one with hamuco synth) or a --dataset")
+    _make_folder(options.out)
     observer = LandmarkObserver()
     evaluations = []
     for dataset in opened:
@@ -85,7 +92,6 @@ def bench_accuracy(
         evaluations.append(evaluation)
     run = Run(tuple(evaluations), machine_name(), observer.runtime)
     print_run(run, console)
-    options.out.mkdir(parents=True, exist_ok=True)
     try:
         plots = [draw_plots(evaluation, options.out) for evaluation in evaluations]
     except PlotError as error:
@@ -103,10 +109,28 @@ def open_dataset(name: str, path: Path) -> Dataset:
     Raises:
         ValueError: no such data set, or the folder is not one; the message says what is there.
     """
+    reader, split = dataset_reader(name)
+    return reader(path, *([split] if split else []))
+
+
+def dataset_reader(name: str) -> tuple[Callable[..., Dataset], str]:
+    """What opens the folder of a data set, and the split, which may be empty. Raises ValueError for an unknown name."""
     known, _, split = name.partition(":")
     if known not in DATASETS:
         raise ValueError(f"data set {name!r} is not known; choose one of {', '.join(DATASETS)}")
-    return DATASETS[known](path, *([split] if split else []))
+    return DATASETS[known], split
+
+
+def _make_folder(path: Path) -> None:
+    """Before the minutes of work whose results go there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"folder {path} for tables and plots cannot be made ({error.strerror}): choose another with --out"
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise OSError(f"folder {path} for tables and plots may not be written: choose another with --out")
 
 
 def _live_scores(

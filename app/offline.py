@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,20 +21,23 @@ bench = typer.Typer(no_args_is_help=True, help="Measure what the software does, 
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     rig: Annotated[
-        str, typer.Option(help="Layout and number of cameras: ring4, dome8, table3, stereo, random6.")
+        str, typer.Option(help="Layout and number of cameras, 1 to 64: ring4, dome8, table3, stereo, random6.")
     ] = "ring4",
-    seconds: Annotated[float, typer.Option(help="Length.")] = 8.0,
-    hands: Annotated[int, typer.Option(help="1 (a right hand) or 2 (right and left, interacting).")] = 2,
+    seconds: Annotated[float, typer.Option(help="Length, up to half an hour.")] = 8.0,
+    hands: Annotated[
+        int, typer.Option(help="1 (a right one) or 2 (right and left, interacting); not with --board.")
+    ] = 2,
     seed: Annotated[int, typer.Option(help="The same seed makes the same recording.")] = 1,
     preset: Annotated[str, typer.Option(help="How hard the pictures are: plain, room or hard.")] = "room",
-    size: Annotated[str, typer.Option(help="Image size as WIDTHxHEIGHT.")] = "640x480",
+    size: Annotated[str, typer.Option(help="Image size as WIDTHxHEIGHT, even, up to 4096 a side.")] = "640x480",
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 30.0,
     timing: Annotated[
         str,
         typer.Option(help="How well the cameras keep step: synced, webcam (jitter, drops) or free-running."),
     ] = "synced",
     codec: Annotated[
-        str, typer.Option(help="mjpeg (every frame stands alone) or h264 (a tenth of the size; needs PyAV).")
+        str,
+        typer.Option(help="mjpeg, or h264: a tenth of the size, to send or keep. It needs PyAV to write, not to play."),
     ] = "mjpeg",
     board: Annotated[
         bool, typer.Option("--board", help="Move a ChArUco board through the rig instead of hands, to calibrate it.")
@@ -42,45 +46,42 @@ def synth(
     """Render a recording whose every joint, vertex, camera and time is known.
 
     The folder is an ordinary recording with a truth.npz beside it: replay it, calibrate with it, measure with it. Needs
-    an OpenGL driver, in software or hardware, and no display.
+    an OpenGL driver, in software or hardware, and no display; --board needs none.
 
     Example: hamuco synth rec --rig ring4 --seconds 8 --hands 2 --seed 1 --preset room && hamuco live --replay rec
     """
     from hamuco.training.synthetic.charuco import BoardClipOptions, write_board_clip
     from hamuco.training.synthetic.clip import ClipOptions, write_clip
+    from hamuco.training.synthetic.filming import FilmOptions
 
-    pixels = parse_size(size)
-    with _progress("rendering") as progress:
-        if board:
-            recording = write_board_clip(
-                out,
-                BoardClipOptions(
-                    rig=rig, seconds=seconds, seed=seed, preset=preset, size=pixels, fps=fps, timing=timing, codec=codec
-                ),
-                progress,
-            )
-        else:
-            recording = write_clip(
-                out,
-                ClipOptions(
-                    rig=rig,
-                    seconds=seconds,
-                    hands=hands,
-                    seed=seed,
-                    preset=preset,
-                    size=pixels,
-                    fps=fps,
-                    timing=timing,
-                    codec=codec,
-                ),
-                progress,
-            )
+    with _wrong_use():
+        options = FilmOptions(
+            rig=rig,
+            seconds=seconds,
+            seed=seed,
+            preset=preset,
+            size=parse_size(size),
+            fps=fps,
+            timing=timing,
+            codec=codec,
+        )
+        options.shoot()
+        common = asdict(options)
+        board_options, hand_options = BoardClipOptions(**common), ClipOptions(hands=hands, **common)
+    try:
+        with _progress("rendering") as progress:
+            if board:
+                recording = write_board_clip(out, board_options, progress)
+            else:
+                recording = write_clip(out, hand_options, progress)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: nothing is left of {out}", err=True)
+        raise
     frames = sum(len(rows) for rows in recording.frames.values())
-    following = f"hamuco live --replay {out}, hamuco bench accuracy {out}"
-    typer.echo(
-        f"{out}: {len(recording.rig)} cameras, {frames} frames, {recording.duration_ns / 1e9:.1f} s, with truth."
-        + ("" if board else f" Next: {following}")
-    )
+    cameras = f"{views} cameras" if (views := len(recording.rig)) > 1 else "1 camera"
+    typer.echo(f"{out}: {cameras}, {frames} frames, {recording.duration_ns / 1e9:.1f} s, with truth.")
+    if views > 1 and not board:
+        typer.echo(f"Next: hamuco live --replay {out}, hamuco bench accuracy {out}")
 
 
 @bench.command()
@@ -112,14 +113,20 @@ def accuracy(
 
         hamuco bench accuracy --dataset hanco ~/HanCo --protocol hamuco
     """
-    from hamuco.app.accuracy import AccuracyOptions, bench_accuracy
+    from hamuco.app.accuracy import AccuracyOptions, bench_accuracy, dataset_reader
 
+    with _wrong_use():
+        options = AccuracyOptions(out=out, protocol=protocol, live=live, limit=limit)
+        if dataset is not None:
+            dataset_reader(dataset)
     if dataset is not None and not paths:
-        raise typer.BadParameter(f"--dataset {dataset} needs the folder that it is in")
+        raise typer.BadParameter(
+            f"--dataset {dataset} needs the folder that it is in: hamuco bench accuracy --dataset {dataset} FOLDER"
+        )
     bench_accuracy(
         [] if dataset is not None else paths or [DEMO_CLIP],
         [(dataset, path) for path in paths or []] if dataset is not None else [],
-        AccuracyOptions(out=out, protocol=protocol, live=live, limit=limit),
+        options,
         Console(),
         _progress,
     )
@@ -134,9 +141,19 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 @contextmanager
+def _wrong_use() -> Iterator[None]:
+    """What is wrong with options is wrong use: exit code 2, and where help is to be had."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal; call it with what is done and what there is."""
+    """A bar, where there is a terminal; call it with what is done and what there is."""
+    console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -333,7 +333,9 @@ def blueprint(rig: Rig, with_truth: bool = False) -> rrb.Blueprint:
     ]
     shares = [4, 4, 3]
     if with_truth:
-        numbers.insert(0, rrb.TimeSeriesView(origin="error", name="error against truth, mm", time_ranges=recent))
+        numbers.insert(
+            0, rrb.TimeSeriesView(origin="error", name="distance to the true joints, mm", time_ranges=recent)
+        )
         shares.insert(0, 4)
     return rrb.Blueprint(
         rrb.Vertical(

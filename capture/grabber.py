@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -128,6 +129,9 @@ class Grabbers:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         spawn = multiprocessing.get_context("spawn")
+        # The tracker that spawning needs would be started by the first grabber's start, which lets SIGINT through again
+        # (Python 3.11).
+        resource_tracker.ensure_running()
         for index, config in enumerate(self._configs):
             memory = SharedFrames.create(self._folder / f"{index}.frames", config.size, self._slots)
             process = spawn.Process(

@@ -88,6 +88,11 @@ class Recording:
         Raises RecordingError for a missing or contradictory part, CalibrationError for a bad rig.toml and SourceError
         for a video that does not open or has not the size of its calibration.
         """
+        if not path.exists() and _partial(path).exists():
+            raise RecordingError(
+                f"{path} is not there, only {_partial(path)}, which an interrupted run left: it is not whole. "
+                "Record or render it again"
+            )
         for name in ("rig.toml", "timestamps.csv"):
             if not (path / name).is_file():
                 raise RecordingError(f"{path} is not a recording: it has no {name}; make one with `hamuco import`")
@@ -249,8 +254,8 @@ def partial_folder(path: Path) -> Iterator[Path]:
 class RecordingWriter:
     """Writes frame sets into a new recording. A context manager: the recording is whole when the block ends.
 
-    Until then, and after any error, it is the folder `<path>.partial`. With Motion JPEG, what was written before a
-    crash can be read.
+    Until then, and after any error, it is the folder `<path>.partial`. With Motion JPEG, the video that was written before
+    a crash can be played.
     """
 
     def __init__(self, path: Path, rig: Rig, fps: float, codec: Codec = "mjpeg") -> None:

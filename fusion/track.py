@@ -16,20 +16,20 @@ from hamuco.calibration.camera import Rig
 from hamuco.engine.hand_model import HandModel, forward
 from hamuco.engine.view_hand import ViewHand
 from hamuco.fusion.association import group_views
+from hamuco.fusion.body import Body
 from hamuco.fusion.fit import HandPoses, PosePrior, fit_pose, landmarks
 from hamuco.fusion.hand import Hand, HandParameters, Side
 from hamuco.fusion.kinematics import Skeleton
 from hamuco.fusion.observation import Observation
 from hamuco.fusion.refine import RigRefiner
-from hamuco.fusion.shape import ShapeEstimator
 from hamuco.fusion.smoothing import PoseSmoother
 from hamuco.fusion.targets import can_align
-from hamuco.fusion.triangulate import Triangulation
 
 FloatArray = NDArray[np.float64]
 
-# A view with less is taken to have lost the hand; the network's authors track down to the same value.
-_MIN_PRESENCE = 0.5
+MIN_PRESENCE = 0.5
+"""A view with less is taken to have lost the hand; the network's authors track down to the same value."""
+
 # A view whose median residual exceeds this many standard deviations sees something else, or sees the hand too badly to
 # help. On real footage this keeps nine views in ten and cuts the leave-one-out error by a sixth.
 _VIEW_GATE = 2.0
@@ -69,8 +69,6 @@ _LEARN_EVERY_NS = 100_000_000
 # It teaches the calibration only where it is new, m of any point of the palm: what a resting hand says again and again is
 # one piece of information, with the errors of the network for this one view of a hand.
 _TEACHES_AFTER = 0.015
-# Good sets after which the shape of a hand is locked, and after which it is first and then again guessed.
-_SHAPE_SETS, _SHAPE_STEP = 20, 5
 # A lost hand that turns up again within this distance, m, is the same hand.
 _REACH = 0.4
 # A single view cannot be checked by another one: it must be this close to expectation, standard deviations.
@@ -134,7 +132,7 @@ class HandTracker:
         """Cameras that seem to have moved since they were calibrated, with the numbers."""
         self.smoothing_delay_ns = 0
         """How far the hands of the last update lag behind slow motion, the most of all hands."""
-        self._bodies: dict[Side, _Body] = {"right": _Body(model), "left": _Body(model.mirrored())}
+        self._bodies: dict[Side, Body] = {"right": Body(model), "left": Body(model.mirrored())}
         self._max_hands = max_hands
         self._vertices = vertices
         self._refine = refine
@@ -169,7 +167,7 @@ class HandTracker:
         observations = {}
         for track in self._tracks:
             views = [hand for hand in view_hands if hand.region.track_id == track.id]
-            seeing = [hand for hand in views if hand.presence >= _MIN_PRESENCE]
+            seeing = [hand for hand in views if hand.presence >= MIN_PRESENCE]
             self.counters["views_without_hand"] += len(views) - len(seeing)
             observation = self._observe(t_ns, seeing, track)
             track.weak = observation is None or len(observation.views) < 2
@@ -234,7 +232,7 @@ class HandTracker:
         detected = [
             hand
             for hand in view_hands
-            if hand.presence >= _MIN_PRESENCE and not any(_shows(hand, joints) for joints in followed)
+            if hand.presence >= MIN_PRESENCE and not any(_shows(hand, joints) for joints in followed)
         ]
         groups = group_views(detected)
         self.counters["detections_unpaired"] += len(detected) - sum(len(views) for views in groups)
@@ -328,27 +326,6 @@ class HandTracker:
                 hand = replace(hand, vertices=_vertices(self._bodies[track.side].model, hand.parameters))
             hands.append((hand, observations.get(track.id)))
         return hands
-
-
-class _Body:
-    """The hand model of one side with the person's shape: measured over the first good sets, then locked."""
-
-    def __init__(self, model: HandModel) -> None:
-        self.model = model
-        self._estimator = ShapeEstimator(model, _SHAPE_SETS)
-        self._set_shape(np.zeros(10))
-
-    def measure(self, triangulation: Triangulation) -> None:
-        """Take in one observed hand as long as the shape is not locked."""
-        used = self._estimator.used
-        self._estimator.add(triangulation.points, triangulation.sigma)
-        # A first guess is far better than the mean shape; a new one with every set would only make the hand breathe.
-        if self._estimator.used > used and self._estimator.used % _SHAPE_STEP == 0:
-            self._set_shape(self._estimator.betas())
-
-    def _set_shape(self, betas: FloatArray) -> None:
-        self.betas = betas
-        self.skeleton = Skeleton.of(self.model, betas)
 
 
 def _hand(track: _Track, parameters: HandParameters, joints: FloatArray, observation: Observation | None) -> Hand:

@@ -183,7 +183,7 @@ def test_a_note_arrives_as_it_was_sent(tmp_path: Path) -> None:
 def test_the_panel_for_errors_is_there_for_truth_only(with_truth: bool) -> None:
     layout = blueprint(RIG, with_truth)
     names = [view.name for view in views_of(layout.root_container)]
-    assert names.count("error against truth, mm") == with_truth
+    assert names.count("distance to the true joints, mm") == with_truth
     assert names.count("latency, ms") == 1
 
 

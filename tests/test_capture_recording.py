@@ -3,7 +3,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -219,14 +222,26 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with (
-        pytest.raises(OSError, match=r"new\.partial cannot be made \(Permission denied\): choose a place"),
-        RecordingWriter(tmp_path / "new", make_rig("a"), fps=30.0),
-    ):
-        pass
+@contextmanager
+def not_as_root() -> Iterator[None]:
+    """Root may write everywhere, so a test that is run by root becomes nobody."""
+    own = os.geteuid()
+    os.seteuid(own or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def test_a_folder_that_may_not_be_written_is_named() -> None:
+    with TemporaryDirectory() as folder:  # pytest's folders cannot be entered by nobody
+        Path(folder).chmod(0o555)
+        with (
+            not_as_root(),
+            pytest.raises(OSError, match=r"new\.partial cannot be made \(Permission denied\): choose a place"),
+            RecordingWriter(Path(folder) / "new", make_rig("a"), fps=30.0),
+        ):
+            pass
 
 
 # A limit on the size of files fails writes as a full disk does: with an error of the system call.
@@ -272,3 +287,9 @@ def test_a_full_disk_is_an_error(tmp_path: Path, codec: Codec, limit: int, count
     assert "a.mkv is cut off" in result.stdout
     assert "is it full?" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["new.partial"]
+
+
+def test_what_an_interrupted_run_left_is_named(tmp_path: Path) -> None:
+    (tmp_path / "clip.partial").mkdir()
+    with pytest.raises(RecordingError, match=r"clip is not there, only .*clip\.partial"):
+        Recording.open(tmp_path / "clip")

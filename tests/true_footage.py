@@ -11,7 +11,7 @@ from rigs import SIZE, ring_rig
 
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import Frame, FrameSet
-from hamuco.capture.recording import RecordingWriter
+from hamuco.capture.recording import Codec, RecordingWriter
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.fusion.hand import Side
 from hamuco.training.synthetic.truth import TRUTH_FILE, Trajectory, Truth, ViewTruth
@@ -51,10 +51,10 @@ def make_truth(rig: Rig, frames: int, start_ns: int = FIRST_NS) -> Truth:
     return Truth(truth.model, hands, views)
 
 
-def write_recording(path: Path, frames: int, cameras: int = 3, truth: bool = True) -> Path:
+def write_recording(path: Path, frames: int, cameras: int = 3, truth: bool = True, codec: Codec = "mjpeg") -> Path:
     """Frame k is k times `LEVEL` bright."""
     rig = ring_rig(cameras)
-    with RecordingWriter(path, rig, 30.0) as writer:
+    with RecordingWriter(path, rig, 30.0, codec) as writer:
         for number in range(frames):
             t_ns = FIRST_NS + number * PERIOD_NS
             image = np.full((SIZE[1], SIZE[0], 3), number * LEVEL, np.uint8)

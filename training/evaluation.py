@@ -18,6 +18,7 @@ from hamuco.calibration.camera import Camera
 from hamuco.capture.frame import Frame, FrameSet
 from hamuco.engine.landmarks import LandmarkEstimator, regions_from_joints
 from hamuco.engine.view_hand import ViewHand
+from hamuco.fusion.track import MIN_PRESENCE
 from hamuco.training.datasets.sample import Dataset, Sample, TrueHand
 from hamuco.training.methods import HandViews, MakeMethods, Method, default_methods
 from hamuco.training.tally import METRIC, Protocol, Scores, Tally, TruePose
@@ -32,9 +33,6 @@ VIEW_COUNTS = (2, 3, 4, 8)
 SUBSETS = 3
 """Subsets of the cameras that are evaluated per number of views, at most; all count alike."""
 _SUBSET_POOL = 16  # cameras that subsets are chosen from: 12,870 of eight
-
-MIN_PRESENCE = 0.5
-"""A view that is less sure of a hand is left out for all methods, as when tracking."""
 
 # How far a tracker's prediction is from the hand, m: as a whole, from one set to the next of a hand at 0.3 m/s, and per
 # joint.

@@ -11,18 +11,14 @@ from numpy.typing import NDArray
 
 from hamuco.engine.hand_model import HandModel, forward, load_hand_model
 from hamuco.engine.view_hand import ViewHand
+from hamuco.fusion.body import Body
 from hamuco.fusion.fit import fit_pose
 from hamuco.fusion.hand import Side
-from hamuco.fusion.kinematics import Skeleton
 from hamuco.fusion.observation import Observation
-from hamuco.fusion.shape import ShapeEstimator
 from hamuco.fusion.targets import can_align
 from hamuco.training.tally import Estimate
 
 FloatArray = NDArray[np.float64]
-
-# Good sets after which the shape of a hand is locked, and after which it is first and then again guessed; as tracking.
-_SHAPE_SETS, _SHAPE_STEP = 20, 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +97,7 @@ class TriangulationAndFit:
     def __init__(self, model: HandModel) -> None:
         """`model` is a right hand."""
         self._models: Mapping[Side, HandModel] = {"right": model, "left": model.mirrored()}
-        self._bodies: dict[Side, _Body] = {}
+        self._bodies: dict[Side, Body] = {}
         self._sequence = ""
 
     def __call__(self, hand: HandViews) -> Estimate | None:
@@ -112,32 +108,13 @@ class TriangulationAndFit:
         if not observation.plausible or not can_align(points, information)[0]:
             return None
         if hand.side not in self._bodies:
-            self._bodies[hand.side] = _Body(self._models[hand.side])
+            self._bodies[hand.side] = Body(self._models[hand.side])
         body = self._bodies[hand.side]
-        body.measure(observation)
+        body.measure(observation.triangulation)
         fit = fit_pose(body.skeleton, points, information)
         poses = fit.poses
         mesh = forward(body.model, poses.global_orient[0], poses.hand_pose[0], body.betas, poses.transl[0])
         return Estimate(fit.landmarks[0], mesh.vertices)
-
-
-class _Body:
-    """A hand model with the shape of one hand, as far as it is known."""
-
-    def __init__(self, model: HandModel) -> None:
-        self.model = model
-        self._estimator = ShapeEstimator(model, _SHAPE_SETS)
-        self._set_shape(np.zeros(10))
-
-    def measure(self, observation: Observation) -> None:
-        used = self._estimator.used
-        self._estimator.add(observation.triangulation.points, observation.triangulation.sigma)
-        if self._estimator.used > used and self._estimator.used % _SHAPE_STEP == 0:
-            self._set_shape(self._estimator.betas())
-
-    def _set_shape(self, betas: FloatArray) -> None:
-        self.betas = betas
-        self.skeleton = Skeleton.of(self.model, betas)
 
 
 MakeMethods = Callable[[], Sequence[Method]]

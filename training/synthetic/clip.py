@@ -54,9 +54,9 @@ def write_clip(
         workers: see `film`.
 
     Raises:
-        ValueError: options that cannot be, or something in the folder's place. Nothing was written.
+        ValueError: options that cannot be, or something in the folder's place.
         GraphicsError: there is no OpenGL, or images are larger than it draws.
-        OSError: the folder cannot be written, or a worker died. What was recorded is left in `<out>.partial`.
+        OSError: the folder cannot be written, or a worker died. Nothing is left of it, see `film`.
     """
     model = load_hand_model()
     shoot = options.shoot()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import zlib
@@ -13,7 +14,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +33,7 @@ from hamuco.training.synthetic.timing import TIMINGS, Schedule, Timing, exposure
 START_NS = 1_000_000_000
 """Capture time at which recordings begin; stamps with jitter stay positive."""
 
-_LONGEST_S = 3600.0
+_LONGEST_S = 1800.0
 _LARGEST_PX = 4096
 _NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 _SETS_AHEAD = 2  # per worker: one in work, one ready; bounds the memory
@@ -74,11 +76,11 @@ class FilmOptions:
 
     Attributes:
         rig: a layout and a number of cameras, such as "ring4"; see `hamuco.training.synthetic.rigs`.
-        seconds: length, up to an hour.
+        seconds: length, up to half an hour.
         seed: of everything that is drawn, 0 or more.
         preset: how hard the pictures are, of `hamuco.training.synthetic.look`.
         size: width and height of all images, px, even.
-        fps: frames per second.
+        fps: frames per second, 1 to 1000.
         timing: how well the cameras keep step, of `hamuco.training.synthetic.timing`.
         codec: of the videos.
 
@@ -101,6 +103,12 @@ class FilmOptions:
             raise ValueError(f"seconds is {self.seconds:g}, expected more than 0 and at most {_LONGEST_S:g}")
         if not (min(self.size) > 0 and max(self.size) <= _LARGEST_PX):
             raise ValueError(f"size is {self.size[0]}x{self.size[1]} px, expected at most {_LARGEST_PX} px a side")
+        if any(side % 2 for side in self.size):
+            raise ValueError(
+                f"size is {self.size[0]}x{self.size[1]} px, expected an even width and height, as videos have"
+            )
+        if not 1 <= self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps:g}, expected 1 to 1000 frames per second, as videos have")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, expected 0 or more")
         for name, known in (("preset", PRESETS), ("timing", tuple(TIMINGS)), ("codec", CODECS)):
@@ -159,7 +167,10 @@ def film(
 
     Raises:
         RecordingError: there is something in the folder's place.
-        OSError: the folder cannot be written, or a worker died. What was recorded is left in `<out>.partial`.
+        OSError: the folder cannot be written, or a worker died.
+
+    The recording is made in `<out>.partial`. After an error, or Ctrl-C, nothing is left of it: without its truth it is
+    worth nothing, and the same options make it again.
     """
     sets = plan_sets(shoot.schedules, shoot.timing)
     total = sum(len(planned.frames) for planned in sets)
@@ -171,13 +182,13 @@ def film(
     kept: dict[str, list[tuple[int, NDArray[np.bool_]]]] = {name: [] for name in shoot.rig.names}
     progress(0, total)
     workers = workers or len(os.sched_getaffinity(0))
-    check_free(out)
+    check_free(out)  # what is in the partial folder from here on is ours
     recorder = RecordingWriter(out, shoot.rig, shoot.timing.fps, shoot.codec)
-    with closing(_exposures(open_scene, orders, min(workers, len(sets)))) as exposures:
-        first = next(exposures)  # a scene that does not open leaves nothing behind
-        with recorder as writer:
+    try:
+        # The folder and the videos first: where nothing can be written, nothing is drawn.
+        with recorder as writer, closing(_exposures(open_scene, orders, min(workers, len(sets)))) as exposures:
             done = 0
-            for planned, order, exposed in zip(sets, orders, chain([first], exposures), strict=True):
+            for planned, order, exposed in zip(sets, orders, exposures, strict=True):
                 frames = {}
                 for (name, number), exposure in zip(order, exposed, strict=True):
                     frames[name] = replace(planned.frames[name], image=exposure.image)
@@ -186,6 +197,9 @@ def film(
                 done += len(frames)
                 progress(done, total)
             finish(writer.folder, {name: _shot(shoot.schedules[name], frames) for name, frames in kept.items()})
+    except BaseException:
+        shutil.rmtree(out.with_name(f"{out.name}.partial"), ignore_errors=True)
+        raise
     return Recording.open(out)
 
 
@@ -222,6 +236,9 @@ def _exposures(
         for order in orders:
             yield [draw(camera, index) for camera, index in order]
         return
+    # The tracker that spawning needs would be started by the first worker's start, which lets SIGINT through again
+    # (Python 3.11).
+    resource_tracker.ensure_running()
     spawn = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(open_scene,))
     ahead: deque[Future[list[Exposure]]] = deque()
