@@ -22,7 +22,7 @@ demo: setup
 CLIP := app/demo_clip
 
 $(CLIP): | setup
-	$(VENV)/bin/hamuco synth $@ --rig ring4 --seconds 8 --hands 2 --seed 1 --preset room --codec h264
+	$(VENV)/bin/hamuco synth $@ --rig ring4 --seconds 8 --hands 2 --seed 6 --preset room --codec h264
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -221,18 +221,23 @@ def test_hands_for_pictures() -> None:
 
 
 def test_pairs_for_pictures() -> None:
-    for seed in range(6):
-        (first, right), (second, left) = draw_hands(model(), np.random.default_rng(seed), 2)
-        assert (first, second) == ("right", "left")
-        assert np.linalg.norm(posed("right", right).joints[0]) < 0.06
-        one, other = posed("right", right).vertices, posed("left", left).vertices
-        assert one is not None
-        assert other is not None
-        assert np.min(KDTree(one).query(other)[0]) < 0.25
-        assert mesh_depth(one, other, model("left").faces) < 0.005
-        assert mesh_depth(other, one, model().faces) < 0.005
-    ((side, _),) = draw_hands(model(), np.random.default_rng(0), 1)
-    assert side == "right"
+    for seed in range(3):
+        for (first, right), (second, left) in draw_hands(model(), np.random.default_rng(seed), 2, 3):
+            assert (first, second) == ("right", "left")
+            assert np.linalg.norm(posed("right", right).joints[0]) < 0.06
+            one, other = posed("right", right).vertices, posed("left", left).vertices
+            assert one is not None
+            assert other is not None
+            assert np.min(KDTree(one).query(other)[0]) < 0.25
+            assert mesh_depth(one, other, model("left").faces) < 0.005
+            assert mesh_depth(other, one, model().faces) < 0.005
+
+
+def test_hands_of_several_pictures_differ() -> None:
+    for hands in (1, 2):
+        drawn = draw_hands(model(), np.random.default_rng(0), hands, 4)
+        assert [[side for side, _ in one] for one in drawn] == [["right", "left"][:hands]] * 4
+        assert len({tuple(hand.transl) for one in drawn for _, hand in one}) == 4 * hands
 
 
 def test_impossible_requests() -> None:
@@ -240,7 +245,7 @@ def test_impossible_requests() -> None:
     with pytest.raises(ValueError, match="3 hands: there can be 1 or 2"):
         draw_trajectories(model(), 3, 1.0, 0, rng)
     with pytest.raises(ValueError, match="0 hands"):
-        draw_hands(model(), rng, 0)
+        draw_hands(model(), rng, 0, 1)
     for seconds in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match=f"{seconds:g} s of motion"):
             draw_trajectories(model(), 1, seconds, 0, rng)

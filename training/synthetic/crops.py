@@ -19,7 +19,7 @@ from hamuco.calibration.camera import Camera, Rig
 from hamuco.engine.crops import CropCamera
 from hamuco.engine.hand_model import HandModel, axis_angle_to_matrix, forward
 from hamuco.engine.landmarks import regions_from_joints
-from hamuco.fusion.hand import HandParameters
+from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.synthetic.look import Look, Preset, draw_look
 from hamuco.training.synthetic.motion import draw_hands
 from hamuco.training.synthetic.renderer import Renderer
@@ -29,7 +29,7 @@ from hamuco.training.synthetic.sensor import draw_sensor
 FloatArray = NDArray[np.float64]
 
 SCENE_SAMPLES = 4
-"""Samples in a row that share a scene: surroundings, skins and rig. What a scene costs is spread over them."""
+"""Samples in a row that share a scene: surroundings, skins, rig, and what two hands do. Its cost is spread over them."""
 
 _HAND_LABEL = 1  # of the first hand in rendered pictures, without its forearm
 _PARAMETERS = ("global_orient", "hand_pose", "betas", "transl")
@@ -52,6 +52,7 @@ class CropOptions:
         shift: largest error of the crop's centre along each side, in crop sizes.
         scale: largest factor by which a crop is too large or too small.
         rotation: largest angle from upright, rad.
+        margin: how much wider crops are than a tracker lays them, for training that lays its own crops within them.
 
     Raises:
         ValueError: a value that makes no sense, naming it.
@@ -65,6 +66,7 @@ class CropOptions:
     shift: float = 0.1
     scale: float = 1.25
     rotation: float = float(np.radians(20.0))
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {
@@ -75,6 +77,7 @@ class CropOptions:
             "shift": (0, 0.5),
             "scale": (1, 2),
             "rotation": (0, np.pi),
+            "margin": (1, 3),
         }
         if self.preset not in get_args(Preset):
             raise ValueError(f"preset {self.preset!r} is none of {', '.join(get_args(Preset))}")
@@ -138,6 +141,15 @@ def batch_of(samples: NDArray[np.void]) -> CropBatch:
     return CropBatch(**own, parameters=parameters)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """What samples in a row share, and the hands of each."""
+
+    look: Look
+    rig: Rig
+    hands: list[tuple[tuple[Side, HandParameters], ...]]
+
+
 class CropPainter:
     """Draws samples. Not for use from several threads at once."""
 
@@ -154,18 +166,18 @@ class CropPainter:
         self._options = options
         self._model = model
         self._renderer = Renderer(model)
-        self._scene: tuple[int, Look, Rig] | None = None
+        self._scene: tuple[int, _Scene] | None = None
 
     def draw(self, index: int, sample: NDArray[np.void]) -> None:
         """Draw a sample by its number into a record () of `sample_dtype`."""
         options = self._options
-        look, rig = self._scene_of(index)
+        scene = self._scene_of(index)
         rng = np.random.default_rng((options.seed, 1, index))
-        hands = draw_hands(self._model, rng, len(look.skins))
+        hands = scene.hands[index % SCENE_SAMPLES]
         own = {name: getattr(hands[0][1], name) for name in _PARAMETERS}
         joints = forward(self._model, **own, with_vertices=False).landmarks
-        cameras = _crop_cameras(options, _before_the_arm(rig, options.views, joints), joints, rng)
-        pictures = self._renderer.draw_crops(look, hands, cameras)
+        cameras = _crop_cameras(options, _before_the_arm(scene.rig, options.views, joints), joints, rng)
+        pictures = self._renderer.draw_crops(scene.look, hands, cameras)
         sample["index"] = index
         for name, values in own.items():
             sample[name] = values
@@ -178,16 +190,18 @@ class CropPainter:
             sample["pixels"][view] = camera.project(joints)
             sample["visible"][view] = picture.visible(camera, joints)
 
-    def _scene_of(self, index: int) -> tuple[Look, Rig]:
+    def _scene_of(self, index: int) -> _Scene:
         number = index // SCENE_SAMPLES
         if self._scene is None or self._scene[0] != number:
             options = self._options
             rng = np.random.default_rng((options.seed, 0, number))
-            hands = 2 if rng.random() < options.second_hand else 1
+            count = 2 if rng.random() < options.second_hand else 1
             layout = _LAYOUTS[rng.integers(len(_LAYOUTS))]
             rig = make_rig(layout, options.views + _SPARE_CAMERAS, _CAMERA_SIZE, rng)
-            self._scene = number, draw_look(options.preset, hands, rng), rig
-        return self._scene[1:]
+            look = draw_look(options.preset, count, rng)
+            hands = draw_hands(self._model, rng, count, SCENE_SAMPLES)
+            self._scene = number, _Scene(look, rig, hands)
+        return self._scene[1]
 
 
 def _before_the_arm(rig: Rig, views: int, joints: FloatArray) -> Rig:
@@ -212,7 +226,7 @@ def _crop_cameras(options: CropOptions, rig: Rig, joints: FloatArray, rng: np.ra
     turns[1, :, 0], turns[1, :, 1] = -2 * half * shift[:, 1], 2 * half * shift[:, 0]
     rolled, tilted = axis_angle_to_matrix(turns)
     rotations = rolled @ tilted @ np.stack([crop.crop_from_camera for crop in crops])
-    focals = size / 2 / half / larger
+    focals = size / 2 / half / larger / options.margin
     return [
         _as_camera(camera, CropCamera(rotation, float(focal), size))
         for camera, rotation, focal in zip(rig, rotations, focals, strict=True)

@@ -12,6 +12,7 @@ from hamuco.calibration.camera import Camera
 
 FloatArray = NDArray[np.float64]
 
+_DENSITY = 1.25  # samples per pixel of the camera, each way
 _MAX_TANGENT = 4.0  # a pinhole picture of more than 150 degrees would be mostly margin
 
 
@@ -20,8 +21,8 @@ class Lens:
     """A pinhole picture that covers a camera's, and where its pixels lie in it.
 
     Attributes:
-        matrix, size: of the pinhole picture.
-        map: (height, width, 2) float32 pixels of the pinhole picture, or None where it is the camera's own.
+        matrix, size: of the pinhole picture, whose pixels are called samples.
+        map: (height, width, 2) float32 places of the camera's pixels among the samples, or None where both are the same.
     """
 
     matrix: FloatArray
@@ -29,7 +30,7 @@ class Lens:
     map: NDArray[np.float32] | None
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)  # as many views as rigs have
 def lens_of(camera: Camera) -> Lens:
     """The pinhole picture for a camera. Cameras are compared by identity: a clip uses the same ones all along."""
     if not camera.fisheye and not camera.distortion.any():
@@ -42,10 +43,8 @@ def lens_of(camera: Camera) -> Lens:
     if not np.isfinite(rays).any():
         raise ValueError(f"camera {camera.name!r}: no pixel sees anything, check its distortion {camera.distortion}")
     low, high = np.nanmin(rays, axis=(0, 1)), np.nanmax(rays, axis=(0, 1))
-    focal = np.diag(camera.matrix)[:2]
-    # A margin of two pixels, so that interpolation at the rim finds neighbours. Shifted by whole pixels, so that in the
-    # middle of the image, where lenses hardly distort, pixels lie on pixels and nothing is interpolated.
-    centre = camera.matrix[:2, 2] + np.ceil(2 - focal * low - camera.matrix[:2, 2])
+    focal = _DENSITY * np.diag(camera.matrix)[:2]
+    centre = 2 - focal * low  # a margin of two samples, so that interpolation at the rim finds neighbours
     matrix = np.array([[focal[0], 0, centre[0]], [0, focal[1], centre[1]], [0, 0, 1]])
     size = np.ceil(centre + focal * high).astype(int) + 3
     mapped = rays * focal + centre

@@ -49,6 +49,7 @@ _SWAY, _SWAY_TURN = 0.0005, float(np.radians(0.2))  # m and rad each
 _YIELD = 0.25  # s, before and after flesh would meet flesh, over which hands and fingers make way
 _ROUNDS = 4
 _PICTURE_SIGMA = 0.01  # m, of the wrist about the origin
+_PARTING = 0.5  # at most, of the way to or from where hands meet
 _MAX_SECONDS = 3600.0
 _SIDES: tuple[Side, Side] = ("right", "left")
 _WRIST, _FINGERS = slice(0, 8), slice(8, 53)  # of the coordinates of a placement
@@ -68,8 +69,12 @@ def draw_hand(model: HandModel, rng: np.random.Generator) -> HandParameters:
     return _rounded(HandParameters(orient, hand_pose, betas, wrist - flesh_of(model).joints_at(betas)[0]))
 
 
-def draw_hands(model: HandModel, rng: np.random.Generator, hands: int) -> tuple[tuple[Side, HandParameters], ...]:
-    """One hand, or two that meet, for a picture. The first is a right hand, its wrist near the origin.
+def draw_hands(
+    model: HandModel, rng: np.random.Generator, hands: int, pictures: int
+) -> list[tuple[tuple[Side, HandParameters], ...]]:
+    """One hand, or two that meet, for each of some pictures. The first is a right hand, its wrist near the origin.
+
+    Two hands are those of one person, at moments of one encounter, from any side: to draw an encounter takes long.
 
     Raises:
         ValueError: neither one nor two hands.
@@ -77,21 +82,33 @@ def draw_hands(model: HandModel, rng: np.random.Generator, hands: int) -> tuple[
     _check_hands(hands)
     model = _right(model)
     if hands == 1:
-        return (("right", draw_hand(model, rng)),)
+        return [(("right", draw_hand(model, rng)),) for _ in range(pictures)]
     pair = Hands(model, draw_betas(rng))
-    step = closest_step(draw_encounter(pair, rng))
-    right, left = (place.parameters(model, pair.betas) for place in (step.right, step.left))
-    push = pair.push(step) * step.away
-    view = Rotation.random(rng=rng)
+    steps = draw_encounter(pair, rng)
+    meeting, other = closest_step(steps), steps[0 if rng.uniform() < 0.5 else -1]
+    parting = _PARTING * rng.uniform(size=(pictures, 1)) ** 2  # mostly close
+    places = []
+    for close, far in ((meeting.right, other.right), (meeting.left, other.left)):
+        coordinates = np.tile(close.coordinates, (pictures, 1))
+        coordinates[:, _WRIST] += parting * (far.coordinates - close.coordinates)[_WRIST]
+        places.append(Placement.of(coordinates))
+    away = np.tile(meeting.away, (pictures, 1))
+    push = separation(*pair.bodies(*places), away, np.zeros(pictures))[:, None] * away
+    right, left = (place.parameters(model, pair.betas) for place in places)
+    view = Rotation.random(pictures, rng=rng)
     rest = flesh_of(model).joints_at(pair.betas)[0]
-    origin = step.right.wrist + push + rng.normal(0, _PICTURE_SIGMA, 3)
-    drawn: list[tuple[Side, HandParameters]] = []
-    own = (right, push, rest), (mirrored(left), np.zeros(3), rest * _MIRROR)
-    for side, (hand, shift, own_rest) in zip(_SIDES, own, strict=True):
+    origin = places[0].wrist + push + rng.normal(0, _PICTURE_SIGMA, (pictures, 3))
+    drawn = []
+    for hand, shift, own_rest in ((right, push, rest), (mirrored(left), 0.0, rest * _MIRROR)):
         orient = (view * Rotation.from_rotvec(hand.global_orient)).as_rotvec()
         transl = view.apply(hand.transl + shift + own_rest - origin) - own_rest
-        drawn.append((side, _rounded(HandParameters(orient, hand.hand_pose, pair.betas, transl))))
-    return tuple(drawn)
+        drawn.append(
+            [
+                _rounded(HandParameters(turned, fingers, pair.betas, moved))
+                for turned, fingers, moved in zip(orient, hand.hand_pose, transl, strict=True)
+            ]
+        )
+    return [tuple(zip(_SIDES, both, strict=True)) for both in zip(*drawn, strict=True)]
 
 
 def draw_trajectories(

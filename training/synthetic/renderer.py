@@ -1,9 +1,9 @@
 """Draws hands in a scene with OpenGL, on a graphics card or in software, without a window.
 
-A shadow map of the key light is drawn, then every camera's view as a pinhole picture with 1.5 samples per pixel each way.
-Colour is averaged over them; labels and depth are those of the nearest sample, at most 1/3 px beside the pixel's centre.
-Lens distortion is where the pixels look for their samples. Posing and the shadow map are shared by all cameras of a call. Images are drawn upside down in OpenGL's eyes, so
-that their first row is the top row when they are read; what faces us is then clockwise.
+A shadow map of the key light is drawn, then every camera's view as a pinhole picture, from which its pixels are taken
+through its lens (`hamuco.training.synthetic.tiles`). Posing and the shadow map are shared by all cameras of a call.
+Images are drawn upside down in OpenGL's eyes, so that their first row is the top row when they are read; what faces us is
+then clockwise.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hamuco.training.synthetic.look import Look
 from hamuco.training.synthetic.scene import Scene, SceneBuilder
 from hamuco.training.synthetic.skin_detail import paint_detail, skin_noise
 from hamuco.training.synthetic.textures import stock
+from hamuco.training.synthetic.tiles import Tile, lay_tiles
 
 if TYPE_CHECKING:
     import moderngl
@@ -31,12 +32,9 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 
 OWN_FLESH = 0.02  # m
-_DENSITY = 1.5  # samples per pixel, each way
 _MAX_TARGETS = 8  # sizes whose framebuffers are kept
-_NEAR, _FAR = 0.02, 30.0  # m
-_SHADOW_AT, _SAMPLES_AT = 3, 4  # texture units; the first three are the textures
-_SHADOW_SIZE = 512
-_ATLAS_COLUMNS = 4
+_SHADOW_AT, _SEEN_AT = 3, 4  # texture units; the first three are the textures
+_SHADOW_SIZE = 384
 _ATLAS_TILES = 16
 _LABEL_OBJECT = 255
 
@@ -88,14 +86,19 @@ class Picture:
         return np.asarray(inside & (depth >= points[..., 2] - flesh))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Target:
-    """Framebuffers of one size, for colour with labels, and depth: of the samples, in textures, and of the pixels."""
+    """Framebuffers of one size with a common depth.
 
-    textures: tuple[moderngl.Texture, moderngl.Texture]
-    samples: moderngl.Framebuffer
-    pixels: moderngl.Framebuffer
-    lens: moderngl.Texture | None = None  # where the pixels lie, once it is needed
+    Attributes:
+        textures: of `seen`.
+        seen: what is seen of hands: normal and depth; chart, label and openness.
+        picture: colour with the label.
+    """
+
+    textures: list[moderngl.Texture]
+    seen: moderngl.Framebuffer
+    picture: moderngl.Framebuffer
 
 
 class Renderer:
@@ -118,13 +121,13 @@ class Renderer:
             self._load_textures(context)
             self._hands = [HandBuffers(context, self._programs, self._builder, slot) for slot in range(2)]
             self._surface = SurfaceBuffers(context, self._programs)
-            self._average = context.vertex_array(self._programs["average"], [])
+            self._shading = context.vertex_array(self._programs["shading"], [])
             self._sky = context.vertex_array(self._programs["background"], [])
             shadow = context.depth_texture((_SHADOW_SIZE, _SHADOW_SIZE))
             shadow.compare_func = "<="
             shadow.repeat_x = shadow.repeat_y = False
             self._shadow_map, self._shadow = shadow, context.framebuffer(depth_attachment=shadow)
-        self._targets: dict[tuple[tuple[int, int], tuple[int, int]], _Target] = {}
+        self._targets: dict[tuple[int, int], _Target] = {}
 
     def draw(self, look: Look, hands: Sequence[tuple[Side, HandParameters]], camera: Camera) -> Picture:
         """Draw one camera's image, lens distortion and all.
@@ -186,8 +189,8 @@ class Renderer:
         context = self._context
         self._shadow.use()
         self._shadow.clear(depth=1.0)
-        context.disable(context.CULL_FACE)
-        context.enable(context.DEPTH_TEST)
+        context.enable_only(context.CULL_FACE | context.DEPTH_TEST)
+        # This picture is not upside down: drawn is what faces away from the light. The rest shades the same places.
         self._surface.arrays["shadow"].render(vertices=scene.casters)
         for buffers, side, _ in self._drawn:
             buffers.arrays[side, "shadow"].render()
@@ -204,58 +207,40 @@ class Renderer:
 
     def _draw_tiles(self, views: Sequence[tuple[Camera, Lens]]) -> Iterator[Picture]:
         """Pictures of one size, drawn side by side; one with distortion is drawn alone."""
-        context = self._context
-        width, height = views[0][0].size
-        columns = min(len(views), _ATLAS_COLUMNS)
-        rows = -(-len(views) // columns)
-        places = [(index % columns, index // columns) for index in range(len(views))]
-        wide, high = (int(np.ceil(_DENSITY * side)) for side in views[0][1].size)
-        target = self._target((columns * width, rows * height), (columns * wide, rows * high))
+        tiles, size = lay_tiles(views)
+        target = self._target(size)
+        self._context.enable_only(self._context.CULL_FACE | self._context.DEPTH_TEST)
+        self._draw_skin(tiles, target)
+        self._shade_skin(tiles, target)
+        self._draw_surroundings(tiles)
 
-        target.samples.use()
-        context.enable_only(context.CULL_FACE | context.DEPTH_TEST)
-        target.samples.clear()
-        for (x, y), (camera, lens) in zip(places, views, strict=True):
-            context.viewport = (x * wide, y * high, wide, high)
-            self._draw_view(_clip_from_world(lens.matrix, camera, (wide, high)), camera.centre)
-        self._resolve(target, (width, height), (wide, high), views[0][1].map)
+        samples = np.frombuffer(target.picture.read(components=4, dtype="f4", alignment=1), np.float32)
+        depth = np.frombuffer(target.picture.read(components=1, attachment=-1, dtype="f4", alignment=1), np.float32)
+        for tile in tiles:
+            yield Picture(*tile.resolve(samples.reshape(*size[::-1], 4), depth.reshape(size[::-1])))
 
-        shape = (rows * height, columns * width)
-        colour = np.frombuffer(target.pixels.read(components=4, dtype="f2", alignment=1), np.float16).reshape(*shape, 4)
-        depth = np.frombuffer(target.pixels.read(components=1, attachment=1, dtype="f4", alignment=1), np.float32)
-        depth = np.where(depth > 0, depth, np.float32(np.inf)).reshape(shape)
-        for x, y in places:
-            tile = np.s_[y * height : (y + 1) * height, x * width : (x + 1) * width]
-            yield Picture(
-                colour[tile][..., :3].astype(np.float32), depth[tile].copy(), colour[tile][..., 3].astype(np.uint8)
-            )
+    def _draw_skin(self, tiles: list[Tile], target: _Target) -> None:
+        program = self._programs["skin"]
+        target.seen.clear(depth=1.0)
+        target.seen.use()
+        for tile in tiles:
+            self._context.viewport = tile.viewport
+            set_uniforms(program, clip_from_world=tile.clip_from_world)
+            for index, (buffers, side, _) in enumerate(self._drawn):
+                set_uniforms(program, labels=(index + 1, index + 16))
+                buffers.arrays[side, "skin"].render()
 
-    def _resolve(
-        self, target: _Target, tile: tuple[int, int], samples: tuple[int, int], places: NDArray[np.float32] | None
-    ) -> None:
-        """From samples to pixels, through the lens where there are `places` (height, width, 2) of the pixels."""
-        context = self._context
-        if places is not None:
-            if target.lens is None:
-                target.lens = context.texture(tile, 2, dtype="f4")
-            target.lens.write(places.tobytes())
-            target.lens.use(location=_SAMPLES_AT + 2)
-        target.pixels.use()
-        context.enable_only(context.NOTHING)
+    def _shade_skin(self, tiles: list[Tile], target: _Target) -> None:
+        context, program = self._context, self._programs["shading"]
         for location, texture in enumerate(target.textures):
-            texture.use(location=_SAMPLES_AT + location)
-        average = self._programs["average"]
-        set_uniforms(average, tile=tile, sample_tile=samples, density=_DENSITY, bent=float(places is not None))
-        self._average.render(vertices=3)
-
-    def _draw_view(self, clip_from_world: FloatArray, eye: FloatArray) -> None:
-        view = {"clip_from_world": clip_from_world, "world_from_clip": np.linalg.inv(clip_from_world), "eye": eye}
-        for name in ("skin", "surface", "backdrop", "background"):
-            set_uniforms(self._programs[name], **view)
-        # Hands first, which spares shading what they hide.
-        for index, (buffers, side, skin) in enumerate(self._drawn):
+            texture.use(location=_SEEN_AT + location)
+        target.picture.use()
+        target.picture.depth_mask = False
+        target.picture.clear()
+        context.depth_func = ">"  # it is shaded from behind: the far plane lies behind skin, and not behind nothing
+        for index, (_, _, skin) in enumerate(self._drawn):
             set_uniforms(
-                self._programs["skin"],
+                program,
                 skin_back=skin.back,
                 skin_palm=skin.palm,
                 skin_nail=skin.nail,
@@ -264,14 +249,26 @@ class Renderer:
                 finish=(skin.bumps, skin.roughness, skin.gloss, skin.varnish),
                 labels=(index + 1, index + 16),
             )
-            buffers.arrays[side, "skin"].render()
-        surface = self._surface
-        surface.arrays["surface"].render(vertices=surface.lit)
-        surface.arrays["backdrop"].render(vertices=surface.count - surface.lit, first=surface.lit)
-        if self._sees_sky:
-            self._context.depth_func = "<="
-            self._sky.render(vertices=3)
-            self._context.depth_func = "<"
+            for tile in tiles:
+                context.viewport = tile.viewport
+                set_uniforms(program, eye=tile.camera.centre, ray_from_sample=tile.ray_from_sample)
+                self._shading.render(vertices=3)
+        context.depth_func = "<"
+        target.picture.depth_mask = True
+
+    def _draw_surroundings(self, tiles: list[Tile]) -> None:
+        context, surface = self._context, self._surface
+        for tile in tiles:
+            context.viewport = tile.viewport
+            for name in ("surface", "backdrop", "background"):
+                set_uniforms(self._programs[name], clip_from_world=tile.clip_from_world, eye=tile.camera.centre)
+            surface.arrays["surface"].render(vertices=surface.lit)
+            surface.arrays["backdrop"].render(vertices=surface.count - surface.lit, first=surface.lit)
+            if self._sees_sky:
+                set_uniforms(self._programs["background"], world_from_clip=np.linalg.inv(tile.clip_from_world))
+                context.depth_func = "<="
+                self._sky.render(vertices=3)
+                context.depth_func = "<"
 
     def _load_textures(self, context: moderngl.Context) -> None:
         surface = self._builder.surfaces["right"]
@@ -289,7 +286,7 @@ class Renderer:
             texture.build_mipmaps()
             texture.filter = (context.LINEAR_MIPMAP_NEAREST, context.LINEAR)
             texture.use(location=location)
-        skin = self._programs["skin"]
+        skin = self._programs["shading"]
         set_uniforms(skin, detail_frame=detail.frame)
         for program, name, location in (
             (self._programs["surface"], "stock", 0),
@@ -298,45 +295,41 @@ class Renderer:
             (self._programs["backdrop"], "stock", 0),
             (self._programs["surface"], "shadow_map", _SHADOW_AT),
             (skin, "shadow_map", _SHADOW_AT),
-            (self._programs["average"], "samples", _SAMPLES_AT),
-            (self._programs["average"], "sample_depth", _SAMPLES_AT + 1),
-            (self._programs["average"], "lens", _SAMPLES_AT + 2),
+            (skin, "facings", _SEEN_AT),
+            (skin, "sites", _SEEN_AT + 1),
         ):
             program[name] = location
 
-    def _target(self, size: tuple[int, int], samples: tuple[int, int]) -> _Target:
-        if (size, samples) in self._targets:
-            return self._targets[size, samples]
+    def _target(self, size: tuple[int, int]) -> _Target:
+        """For so many samples."""
+        if size in self._targets:
+            return self._targets[size]
         context = self._context
         limits = context.info
-        limit = min(limits["GL_MAX_RENDERBUFFER_SIZE"], limits["GL_MAX_TEXTURE_SIZE"], *limits["GL_MAX_VIEWPORT_DIMS"])
-        if max(samples) > limit:
+        limit = min(limits["GL_MAX_RENDERBUFFER_SIZE"], *limits["GL_MAX_VIEWPORT_DIMS"])
+        if max(size) > limit:
             raise GraphicsError(
-                f"an image of {size[0]} x {size[1]} px is to be drawn, OpenGL here takes {int(limit / _DENSITY)} px a side: "
+                f"{size[0]} x {size[1]} samples are to be drawn, OpenGL here takes {limit} a side: "
                 f"draw smaller images, or fewer crops at once"
             )
         if len(self._targets) >= _MAX_TARGETS:
             oldest = self._targets.pop(next(iter(self._targets)))
-            for framebuffer in (oldest.samples, oldest.pixels):
-                for attachment in (*framebuffer.color_attachments, framebuffer.depth_attachment):
-                    if attachment is not None:
-                        attachment.release()
-                framebuffer.release()
-        textures = context.texture(samples, 4, dtype="f2"), context.texture(samples, 1, dtype="f4")
-        for texture in textures:
-            texture.repeat_x = texture.repeat_y = False
-        made = self._targets[size, samples] = _Target(
-            textures,
-            context.framebuffer(textures, context.depth_renderbuffer(samples)),
-            context.framebuffer([context.renderbuffer(size, 4, dtype="f2"), context.renderbuffer(size, 1, dtype="f4")]),
-        )
-        return made
+            for attachment in (*oldest.textures, *oldest.picture.color_attachments, oldest.picture.depth_attachment):
+                attachment.release()
+            oldest.seen.release()
+            oldest.picture.release()
+        # Single precision: half would have to be converted when it is read, which takes longer.
+        textures = [context.texture(size, 4, dtype="f4") for _ in range(2)]
+        picture, depth = context.renderbuffer(size, 4, dtype="f4"), context.depth_renderbuffer(size)
+        target = _Target(textures, context.framebuffer(textures, depth), context.framebuffer([picture], depth))
+        self._targets[size] = target
+        return target
 
 
 _PROGRAMS = {  # vertex shader, parts of the fragment shader
-    "skin": ("skin_vertex", "shadow", "skin_fragment"),
+    "skin": ("skin_vertex", "skin_fragment"),
+    "shading": ("skin_shading_vertex", "shadow", "skin_shading_fragment"),
     "surface": ("surface_vertex", "shadow", "surface_fragment"),
-    "average": ("average_vertex", "average_fragment"),
     "background": ("background_vertex", "background_fragment"),
     "shadow": ("shadow_vertex", "shadow_fragment"),
     "backdrop": ("surface_vertex", "backdrop_fragment"),
@@ -354,18 +347,3 @@ def _open_context() -> Any:
     except Exception as error:  # the loader raises plain Exceptions
         reason = " ".join(str(error).split())
         raise GraphicsError(f"OpenGL 3.3 cannot be opened without a window ({reason}): {_ADVICE}") from error
-
-
-def _clip_from_world(matrix: FloatArray, camera: Camera, samples: tuple[int, int]) -> FloatArray:
-    """(4, 4) world -> clip space, in which the first row of the image is the lowest; w is z of the camera.
-
-    Sample (0, 0) lies in the centre of the first pixel.
-    """
-    wide, high = samples
-    clip_from_pixel = np.array(
-        [[2 * _DENSITY / wide, 0, 1 / wide - 1], [0, 2 * _DENSITY / high, 1 / high - 1], [0, 0, 1]]
-    )
-    clip = np.zeros((4, 4))
-    clip[[0, 1, 3], :3] = clip_from_pixel @ matrix
-    clip[2, 2], clip[2, 3] = (_FAR + _NEAR) / (_FAR - _NEAR), -2 * _FAR * _NEAR / (_FAR - _NEAR)
-    return np.asarray(clip @ camera.camera_from_world)

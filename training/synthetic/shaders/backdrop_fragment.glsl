@@ -5,10 +5,8 @@ in vec3 soft_light;
 in vec3 key_light;
 flat in vec3 low;
 flat in vec4 high;
-layout(location = 0) out vec4 colour;
-layout(location = 1) out float depth;
+out vec4 colour;
 void main() {
     vec3 albedo = mix(low, high.rgb, texture(stock, texture_place).rgb);
     colour = vec4(min(albedo * (soft_light + key_light), 1.0), high.a);
-    depth = 1.0 / gl_FragCoord.w;
 }

@@ -7,11 +7,9 @@ in vec3 key_light;
 in float shine;
 flat in vec3 low;
 flat in vec4 high;
-layout(location = 0) out vec4 colour;  // with the label
-layout(location = 1) out float depth;
+out vec4 colour;  // with the label
 void main() {
     vec3 albedo = mix(low, high.rgb, texture(stock, texture_place).rgb);
     float share = key_share(shadow_place);
     colour = vec4(min(albedo * (soft_light + share * key_light) + 0.5 * share * shine * key, 1.0), high.a);
-    depth = 1.0 / gl_FragCoord.w;
 }

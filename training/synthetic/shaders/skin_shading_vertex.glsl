@@ -1,0 +1,4 @@
+void main() {
+    vec2 corner = vec2(gl_VertexID == 2 ? 3.0 : -1.0, gl_VertexID == 1 ? 3.0 : -1.0);  // covers the image
+    gl_Position = vec4(corner, 1.0, 1.0);
+}
