@@ -153,7 +153,7 @@ def _brief(evaluation: Evaluation, method: str, views: int) -> list[str]:
     figures = [scores.n_mpjpe, scores.pa_mpjpe]
     if evaluation.protocol is not HAMUCO:
         figures = [scores.mpjpe, scores.root_mpjpe, scores.pa_mpjpe]
-    return [" / ".join(_number(figure, 1) for figure in figures), _percent(scores.coverage)]
+    return ["/".join(_number(figure, 1) for figure in figures), _percent(scores.coverage)]
 
 
 def _details(evaluation: Evaluation, views: int) -> Iterator[list[str]]:

@@ -29,7 +29,7 @@ from hamuco.engine.landmarks import CROP_SIZE, regions_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.quantize import hand_landmark_ranges
 from hamuco.engine.runtime import Network
-from hamuco.training.synthetic.look import PRESETS, Preset, draw_look
+from hamuco.training.synthetic.look import PRESETS, Preset, draw_look, with_arms_behind
 from hamuco.training.synthetic.motion import draw_hand
 from hamuco.training.synthetic.placing import mirrored
 from hamuco.training.synthetic.renderer import Renderer
@@ -69,6 +69,7 @@ def draw_crop(renderer: Renderer, model: HandModel, preset: Preset, rng: np.rand
     left = rng.random() < 0.5
     own, hand = (model.mirrored(), mirrored(hand)) if left else (model, hand)
     joints = forward(own, hand.global_orient, hand.hand_pose, hand.betas, hand.transl, with_vertices=False).landmarks
+    look = with_arms_behind(look, [joints], rng)
     camera = looking_at(joints.mean(axis=0), rng)
     regions = regions_from_joints([camera], [(None, joints)])
     if not regions:

@@ -20,7 +20,7 @@ from hamuco.engine.crops import CropCamera
 from hamuco.engine.hand_model import HandModel, axis_angle_to_matrix, forward
 from hamuco.engine.landmarks import regions_from_joints
 from hamuco.fusion.hand import HandParameters, Side
-from hamuco.training.synthetic.look import Look, Preset, draw_look
+from hamuco.training.synthetic.look import Look, Preset, draw_look, with_arms_behind
 from hamuco.training.synthetic.motion import draw_hands
 from hamuco.training.synthetic.renderer import Renderer
 from hamuco.training.synthetic.rigs import MAX_VIEWS, Layout, make_rig
@@ -165,6 +165,7 @@ class CropPainter:
         """
         self._options = options
         self._model = model
+        self._models = {model.side: model, model.mirrored().side: model.mirrored()}
         self._renderer = Renderer(model)
         self._scene: tuple[int, _Scene] | None = None
 
@@ -175,9 +176,10 @@ class CropPainter:
         rng = np.random.default_rng((options.seed, 1, index))
         hands = scene.hands[index % SCENE_SAMPLES]
         own = {name: getattr(hands[0][1], name) for name in _PARAMETERS}
-        joints = forward(self._model, **own, with_vertices=False).landmarks
+        joints, *others = (_landmarks(self._models[side], hand) for side, hand in hands)
+        look = with_arms_behind(scene.look, [joints, *others], rng)
         cameras = _crop_cameras(options, _before_the_arm(scene.rig, options.views, joints), joints, rng)
-        pictures = self._renderer.draw_crops(scene.look, hands, cameras)
+        pictures = self._renderer.draw_crops(look, hands, cameras)
         sample["index"] = index
         for name, values in own.items():
             sample[name] = values
@@ -202,6 +204,11 @@ class CropPainter:
             hands = draw_hands(self._model, rng, count, SCENE_SAMPLES)
             self._scene = number, _Scene(look, rig, hands)
         return self._scene[1]
+
+
+def _landmarks(model: HandModel, hand: HandParameters) -> FloatArray:
+    mesh = forward(model, hand.global_orient, hand.hand_pose, hand.betas, hand.transl, with_vertices=False)
+    return mesh.landmarks
 
 
 def _before_the_arm(rig: Rig, views: int, joints: FloatArray) -> Rig:

@@ -5,7 +5,8 @@ Colours are linear BGR reflectances or radiances. Cameras and the motion of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -40,6 +41,7 @@ _KELVIN = np.array([2500, 3200, 4000, 5000, 6500, 9000])
 _KELVIN_RGB = np.array(
     [[1, 0.46, 0.12], [1, 0.58, 0.25], [1, 0.70, 0.43], [1, 0.84, 0.69], [1, 0.98, 1.0], [0.79, 0.87, 1]]
 )
+_WRIST, _MIDDLE_MCP = 0, 9
 # A camera's white balance takes out most of the light's colour.
 _LEFT_BY_WHITE_BALANCE = 0.35
 
@@ -193,6 +195,22 @@ def draw_look(preset: Preset, hands: int, rng: np.random.Generator) -> Look:
             if rng.random() < 0.35:
                 solids.append(_draw_held(hand, rng))
     return Look((skin, other)[:hands], (sleeve,) * hands, shoulders, lights, above, below, tuple(solids))
+
+
+def with_arms_behind(look: Look, joints: Sequence[FloatArray], rng: np.random.Generator) -> Look:
+    """The same look for hands that are turned in any way: each arm goes on about where its hand points from.
+
+    Args:
+        look: of as many hands.
+        joints: (21, 3) m, world, of each hand.
+        rng: of the directions.
+    """
+    shoulders = []
+    for hand in joints:
+        back = hand[_WRIST] - hand[_MIDDLE_MCP]
+        offset = 0.5 * back / np.linalg.norm(back) + rng.normal(0, 0.12, 3)
+        shoulders.append(hand[_WRIST] + offset)
+    return replace(look, shoulders=tuple(shoulders))
 
 
 def linear(srgb: FloatArray | NDArray[np.integer]) -> FloatArray:
