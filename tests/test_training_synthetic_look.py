@@ -63,7 +63,7 @@ def test_sleeves_are_there_and_not_there() -> None:
 
 
 def test_presets_hold_what_they_say() -> None:
-    assert all(not look.solids for look in looks("plain", 20))
+    assert all(solid.shape in ("sphere", "cylinder") for look in looks("plain", 20) for solid in look.solids)
     for look in looks("room", 40):
         assert any(solid.shape == "room" for solid in look.solids)
         # Nothing between cameras and hands: furniture stands beyond 0.9 m, the person sits at -y, tables face up.

@@ -185,10 +185,8 @@ def draw_look(preset: Preset, hands: int, rng: np.random.Generator) -> Look:
     shoulders = tuple(chest + [side * half_width, 0, 0] for side in (right_first, -right_first)[:hands])
     above = _light_colour(rng) * rng.uniform(0.05, 0.9)
     below = above * rng.uniform(0.5, 1.2) if rng.random() < 0.7 else rng.uniform(0.02, 0.8, 3)
-    solids: list[Solid] = []
-    if preset != "plain":
-        solids += _draw_room(float(chest[1]), rng)
-        solids += _draw_person(chest, half_width, skin, sleeve, rng)
+    solids = [] if preset == "plain" else _draw_room(float(chest[1]), rng)
+    solids += _draw_person(chest, half_width, skin, sleeve, rng)
     if preset == "hard":
         solids += _draw_clutter(skin, rng)
         for hand in range(hands):
