@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hamuco.app.offline import DEMO_CLIP, bench, parse_size, synth
+from hamuco.app.training_commands import label
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
@@ -69,6 +70,7 @@ ViewFileOption = Annotated[
 
 
 app.command()(synth)
+app.command()(label)
 app.add_typer(bench, name="bench")
 
 

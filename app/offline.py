@@ -69,7 +69,7 @@ def synth(
         common = asdict(options)
         board_options, hand_options = BoardClipOptions(**common), ClipOptions(hands=hands, **common)
     try:
-        with _progress("rendering") as progress:
+        with progress_bar("rendering") as progress:
             if board:
                 recording = write_board_clip(out, board_options, progress)
             else:
@@ -128,7 +128,7 @@ def accuracy(
         [(dataset, path) for path in paths or []] if dataset is not None else [],
         options,
         Console(),
-        _progress,
+        progress_bar,
     )
 
 
@@ -150,7 +150,7 @@ def _wrong_use() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar, where there is a terminal; call it with what is done and what there is."""
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-# The networks know the size of a hand better. Views that contradict each other would otherwise collapse or mirror it.
+# No two views of a hand differ that much in size. Without a limit, views that contradict each other mirror the hand.
 _SMALLEST_SCALE = 0.1
 # Smallest over largest eigenvalue of a system of equations that has a solution; rounding leaves 1e-15.
 _CONDITION = 1e-8
@@ -170,7 +170,7 @@ def mean_rotation(rotations: FloatArray, weights: FloatArray) -> FloatArray:
     2013). Without any weight it is the identity. Rotations of weight 0 must still be finite.
     """
     total = (_shares(weights)[..., None, None] * rotations).sum(axis=-3)
-    nothing = (weights <= 0).all(axis=-1)[..., None, None]
+    nothing = weights.max(axis=-1)[..., None, None] <= 0
     return nearest_rotation(np.where(nothing, np.eye(3), total))
 
 
@@ -197,16 +197,18 @@ def solve_centre(
     Returns:
         The placement; NaN where there are too few observations.
     """
-    used = (weights > 0) & np.isfinite(crop_from_world).all(axis=(-2, -1))[..., None]
-    used &= np.isfinite(normalized).all(axis=-1)
+    # A sum is finite when everything in it is.
+    used = (weights > 0) & np.isfinite(crop_from_world.sum(axis=(-2, -1)))[..., None]
+    used &= np.isfinite(normalized.sum(axis=-1))
+    seeing = np.where(used, weights, 0.0).sum(axis=-1) > 0  # (..., V)
     seen = np.where(used[..., None], normalized, 0.0)
-    transform = np.where(used.any(axis=-1)[..., None, None], crop_from_world, 0.0)[..., None, :3, :]
+    transform = np.where(seeing[..., None, None], crop_from_world, 0.0)[..., None, :3, :]
     weight = np.where(used, weights, 0.0)[..., None]
 
     left = transform[..., :2, :3] - seen[..., None] * transform[..., 2:, :3]  # (..., V, P, 2, 3)
     right = seen * transform[..., 2:, 3] - transform[..., :2, 3]  # (..., V, P, 2)
     along = (left @ points[..., None, :, :, None])[..., 0]  # what a scale of 1 adds to the left side
-    free = used.any(axis=-1).sum(axis=-1) > 1 if with_scale else np.zeros(used.shape[:-2], np.bool_)
+    free = seeing.sum(axis=-1) > 1 if with_scale else np.zeros(used.shape[:-2], np.bool_)
     fixed = ~free[..., None, None, None]
     rows = np.concatenate([left, np.where(fixed, 0.0, along)[..., None]], axis=-1)
     rows = rows.reshape(*used.shape[:-2], -1, 4)  # (..., 2 V P, 4)

@@ -19,7 +19,19 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 # Bytes. Code and the free hand are half a megabyte, the rest is the clip of the demo; everybody fetches it who installs.
 LARGEST_WHEEL = 8_000_000
 
-OPTIONAL = ("torch", "rerun", "tensorrt", "pycuda", "moderngl", "glcontext", "matplotlib", "av")
+OPTIONAL = (
+    "torch",
+    "roma",
+    "cattrs",
+    "onnx",
+    "rerun",
+    "tensorrt",
+    "pycuda",
+    "moderngl",
+    "glcontext",
+    "matplotlib",
+    "av",
+)
 
 
 def test_every_code_folder_is_listed() -> None:
