@@ -3,20 +3,34 @@ VENV := .venv
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
+define CHECK_PYTHON
+$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "hamuco needs Python 3.11 or newer, this is " + sys.version' && { \
+$(PYTHON) -c 'import venv, ensurepip' || { echo "Python cannot make virtual environments here: sudo apt install python3-venv"; exit 1; }; }
+endef
+
 .PHONY: setup demo test test-slow lint format bench bench-mediapipe clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "hamuco needs Python 3.11 or newer, this is " + sys.version'
-	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python cannot make virtual environments here: sudo apt install python3-venv"; exit 1; }
+	@$(CHECK_PYTHON)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing about 2.5 GB of packages, torch among them, which takes some minutes"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-# The synthetic clip that comes with the package, or RECORDING=folder.
-demo: setup
+# The synthetic clip that comes with the package, or RECORDING=folder. It needs less than the whole development set-up.
+DEMO_STAMP := $(VENV)/.demo-installed
+
+demo: $(if $(wildcard $(STAMP)),setup,$(DEMO_STAMP))
 	$(VENV)/bin/hamuco demo $(RECORDING)
+
+$(DEMO_STAMP): pyproject.toml
+	@$(CHECK_PYTHON)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing about 1 GB of packages, which takes a minute or so"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[view]'
+	touch $@
 
 # Rebuilds that clip; needs software OpenGL. The same seed makes the same pictures.
 CLIP := app/demo_clip

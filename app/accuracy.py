@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from hamuco.app.accuracy_tables import Run, print_run, save_run
+from hamuco.app.accuracy_tables import LIVE, Run, print_run, save_run
 from hamuco.app.pipeline import Pipeline
 from hamuco.app.report import machine_name
 from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Rig
+from hamuco.engine.bundle import Bundle
+from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.training.accuracy_plots import PlotError, draw_plots
 from hamuco.training.datasets.footage import decode
 from hamuco.training.datasets.freihand import FreiHAND
@@ -23,12 +25,12 @@ from hamuco.training.datasets.hanco import HanCo
 from hamuco.training.datasets.recorded import Recorded
 from hamuco.training.datasets.sample import Dataset
 from hamuco.training.evaluation import Evaluation, LandmarkObserver, Progress, evaluate, seen_by
-from hamuco.training.tally import PROTOCOLS, Estimate, Protocol, Scores, Tally, TruePose
+from hamuco.training.hamuco_methods import HaMuCoMethods
+from hamuco.training.methods import Method, default_methods
+from hamuco.training.tally import PROTOCOLS, Estimate, Scores, Tally, TruePose
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {"hanco": HanCo, "freihand": FreiHAND}
 """Data sets by the name on the command line; NAME:SPLIT chooses a split."""
-
-LIVE = "live (tracked, smoothed)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class AccuracyOptions:
         protocol: one of `PROTOCOLS`.
         live: for recordings, also run the live pipeline.
         limit: only so many moments of each data set, from the first.
+        bundle: trained networks to measure besides.
 
     Raises:
         ValueError: on construction, for an unknown protocol.
@@ -49,6 +52,7 @@ class AccuracyOptions:
     protocol: str = "metric"
     live: bool = True
     limit: int | None = None
+    bundle: Bundle | None = None
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -82,15 +86,23 @@ def bench_accuracy(
         raise ValueError("nothing to measure: give recordings with truth (make one with hamuco synth) or a --dataset")
     _make_folder(options.out)
     observer = LandmarkObserver()
+    runtime, trained = observer.runtime, None
+    if (bundle := options.bundle) is not None:
+        trained = HaMuCoMethods(HaMuCoNetworks(bundle))
+        runtime += f"; {bundle.card.name}: {trained.networks.runtime}, trained on {bundle.card.training_data}"
+
+    def make_methods() -> list[Method]:
+        return [*default_methods(), *(trained() if trained is not None else ())]
+
     evaluations = []
     for dataset in opened:
         with progress(dataset.name) as tell:
-            evaluation = evaluate(dataset, observer, protocol=protocol, limit=options.limit, progress=tell)
+            evaluation = evaluate(dataset, observer, make_methods, protocol, options.limit, tell)
         if options.live and isinstance(dataset, Recorded):
-            live = _live_scores(dataset, evaluation.subsets, protocol, options.limit, progress)
+            live = _live_scores(dataset, evaluation.subsets, options, progress)
             evaluation = replace(evaluation, scores={**evaluation.scores, **live})
         evaluations.append(evaluation)
-    run = Run(tuple(evaluations), machine_name(), observer.runtime)
+    run = Run(tuple(evaluations), machine_name(), runtime)
     print_run(run, console)
     try:
         plots = [draw_plots(evaluation, options.out) for evaluation in evaluations]
@@ -136,29 +148,35 @@ def _make_folder(path: Path) -> None:
 def _live_scores(
     dataset: Recorded,
     subsets: Mapping[int, Sequence[Sequence[str]]],
-    protocol: Protocol,
-    limit: int | None,
+    options: AccuracyOptions,
     progress: Callable[[str], AbstractContextManager[Progress]],
 ) -> dict[tuple[str, int], Scores]:
     """The live pipeline on the same moments with the same subsets of cameras, a fresh one for each subset."""
-    # Tracking triangulates.
-    tallies = {views: Tally(protocol, views) for views in subsets if views >= 2}
-    for views, tally in tallies.items():
-        for run, names in enumerate(subsets[views]):
-            with progress(f"{dataset.name} live, {', '.join(names)}") as tell:
-                _track(dataset, names, tally, run, limit, tell)
-    return {(LIVE, views): tally.scores() for views, tally in tallies.items()}
+    scores = {}
+    methods: dict[str, Bundle | None] = {LIVE: None}
+    if options.bundle is not None:
+        methods[f"live with {options.bundle.card.name}"] = options.bundle
+    for method, bundle in methods.items():
+        # Tracking triangulates.
+        for views in (views for views in subsets if views >= 2):
+            tally = Tally(PROTOCOLS[options.protocol], views)
+            for run, names in enumerate(subsets[views]):
+                rig = Rig(tuple(dataset.recording.rig[name] for name in names))
+                pipeline = Pipeline(rig, dataset.model, vertices=True, bundle=bundle)
+                with progress(f"{dataset.name} {method.split(' (')[0]}, {', '.join(names)}") as tell:
+                    _track(dataset, pipeline, tally, run, options.limit, tell)
+            scores[method, views] = tally.scores()
+    return scores
 
 
 def _track(
-    dataset: Recorded, names: Sequence[str], tally: Tally, run: int, limit: int | None, progress: Progress
+    dataset: Recorded, pipeline: Pipeline, tally: Tally, run: int, limit: int | None, progress: Progress
 ) -> None:
     """Detect, follow and smooth; hands are compared with the truth of the set's own capture time.
 
     What smoothing lags behind is an error, and sets before a hand was found count as hands without an estimate.
     """
-    rig = Rig(tuple(dataset.recording.rig[name] for name in names))
-    pipeline = Pipeline(rig, dataset.model, vertices=True)
+    names = pipeline.tracker.rig.names
     first_ns = dataset.recording.first_ns
     monitor = TruthMonitor(dataset.truth, dataset.model, first_ns)
     sets = [

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hamuco.app.truth_monitor import FARTHEST
 from hamuco.fusion.hand import JOINT_NAMES
 from hamuco.training.evaluation import ESTIMATOR_JOINTS, Evaluation
+from hamuco.training.hamuco_methods import NOTE
 from hamuco.training.tally import HAMUCO, PCK_THRESHOLDS_M, REST_SPEED, Scores
+
+LIVE = "live (tracked, smoothed)"
+"""The row of the live pipeline."""
 
 _NONE = "-"
 
@@ -116,13 +120,21 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
             "These are that test's moments" if evaluation.dataset == "HanCo test" else "This is another data set"
         )
         yield (
-            f"The paper's tables are of HanCo's test split, by networks trained on HanCo. {comparable}; nothing here was "
-            "trained on it."
+            f"The paper's tables are of HanCo's test split, by networks trained on HanCo. {comparable}; the default "
+            "methods were not trained on it."
         )
+    if any(method.startswith("HaMuCo") for method in evaluation.methods):
+        yield NOTE
     yield (
         "Crops are laid around the true joints, disturbed by 10 mm as a whole and 4 mm each, and the side of a hand is "
-        "given: detection is not measured, except by a live row, which finds and follows the hands by itself."
+        "given: detection is not measured."
     )
+    if LIVE in evaluation.methods:
+        yield (
+            "A live row finds and follows the hands by itself, is smoothed, and has estimates also of moments that it "
+            f"only extrapolates. Its hands count as estimates of the true hands within {1e3 * FARTHEST:.0f} mm, nearest "
+            "first; another is an extra hand, so that larger errors are missing hands and not in its means."
+        )
     if evaluation.same_joints:
         yield f"Joints: {evaluation.joint_definition}, the points that the landmark network means."
     else:
@@ -136,7 +148,7 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
         f"the true one. At rest: standard deviation while no true joint is faster than {1e3 * REST_SPEED:.0f} mm/s."
     )
     for views, subsets in evaluation.subsets.items():
-        cameras = "; ".join(", ".join(names) for names in islice(subsets, 3))
+        cameras = "; ".join(", ".join(names) for names in subsets)
         yield f"{views} views: {cameras}" + (", counted together." if len(subsets) > 1 else ".")
 
 

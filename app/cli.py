@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
+from hamuco.app.model_commands import evaluate, export
 from hamuco.app.offline import DEMO_CLIP, bench, parse_size, synth
-from hamuco.app.training_commands import label
+from hamuco.app.training_commands import label, train
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
@@ -71,6 +72,9 @@ ViewFileOption = Annotated[
 
 app.command()(synth)
 app.command()(label)
+app.command()(train)
+app.command()(export)
+app.command()(evaluate)
 app.add_typer(bench, name="bench")
 
 
@@ -118,6 +122,9 @@ def live(
     publish: PublishOption = None,
     key: KeyOption = None,
     vertices: Annotated[bool, typer.Option("--vertices", help="Publish the meshes too.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="Follow the hands by these trained networks: a bundle from hamuco export.")
+    ] = None,
     hands: HandsOption = 2,
     refine: Annotated[
         bool,
@@ -140,6 +147,7 @@ def live(
         hamuco live --camera 0 --camera 1 --calibration rig.toml --view
     """
     from hamuco.app.session import Session, run_session
+    from hamuco.engine.bundle import load_bundle
     from hamuco.training.synthetic.truth import TRUTH_FILE, Truth
 
     if replay is None and not camera and calibration is None:
@@ -178,6 +186,7 @@ def live(
             view_file=view_file,
             report=report,
             truth=truth,
+            bundle=None if model is None else load_bundle(model),
         )
     )
 
@@ -191,6 +200,8 @@ def demo(
         Path | None,
         typer.Option(help="Track with the attached cameras, whose calibration this is.", show_default=False),
     ] = None,
+    browser: BrowserOption = False,
+    view_file: ViewFileOption = None,
     report: ReportOption = None,
 ) -> None:
     """Show what this is: track hands, print what happens, publish them, and open the viewer where there is a display.
@@ -198,13 +209,15 @@ def demo(
     The clip that comes with the package is synthetic, so the true hands are known and the error is shown beside them.
     """
     display = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    if not display:
-        typer.echo("no display here, so no viewer window; hamuco live has --browser and --view-file", err=True)
+    if not (display or browser or view_file):
+        typer.echo("no display here, so no viewer window: see the hands with hamuco demo --browser", err=True)
     live(
         replay=recording or (DEMO_CLIP if calibration is None else None),
         calibration=calibration,
         publish=DEFAULT_ENDPOINT,
         view=display,
+        browser=browser,
+        view_file=view_file,
         report=report,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 DEMO_CLIP = Path(__file__).parent / "demo_clip"
 """The recording with truth that comes with the package."""
 
+_LOG_S = 10.0
+
 bench = typer.Typer(no_args_is_help=True, help="Measure what the software does, on this machine and on your data.")
 
 
@@ -25,8 +28,9 @@ def synth(
     ] = "ring4",
     seconds: Annotated[float, typer.Option(help="Length, up to half an hour.")] = 8.0,
     hands: Annotated[
-        int, typer.Option(help="1 (a right one) or 2 (right and left, interacting); not with --board.")
-    ] = 2,
+        int | None,
+        typer.Option(help="1 (right or left) or 2 (right and left, interacting); not with --board.", show_default="2"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same recording.")] = 1,
     preset: Annotated[str, typer.Option(help="How hard the pictures are: plain, room or hard.")] = "room",
     size: Annotated[str, typer.Option(help="Image size as WIDTHxHEIGHT, even, up to 4096 a side.")] = "640x480",
@@ -45,15 +49,18 @@ def synth(
 ) -> None:
     """Render a recording whose every joint, vertex, camera and time is known.
 
-    The folder is an ordinary recording with a truth.npz beside it: replay it, calibrate with it, measure with it. Needs
-    an OpenGL driver, in software or hardware, and no display; --board needs none.
+    The folder is an ordinary recording with a truth.npz in it (board_truth.npz with --board): replay it, measure with it,
+    or try a calibration program on the board. About a tenth of a second per frame and core in software. Needs an OpenGL driver, in software or hardware, and no display; --board needs none.
 
     Example: hamuco synth rec --rig ring4 --seconds 8 --hands 2 --seed 1 --preset room && hamuco live --replay rec
     """
+    from hamuco.training.synthetic.board_truth import BOARD_TRUTH_FILE
     from hamuco.training.synthetic.charuco import BoardClipOptions, write_board_clip
     from hamuco.training.synthetic.clip import ClipOptions, write_clip
     from hamuco.training.synthetic.filming import FilmOptions
 
+    if board and hands is not None:
+        raise typer.BadParameter("--board moves a board through the rig, and no --hands")
     with _wrong_use():
         options = FilmOptions(
             rig=rig,
@@ -67,7 +74,10 @@ def synth(
         )
         options.shoot()
         common = asdict(options)
-        board_options, hand_options = BoardClipOptions(**common), ClipOptions(hands=hands, **common)
+        board_options, hand_options = (
+            BoardClipOptions(**common),
+            ClipOptions(hands=2 if hands is None else hands, **common),
+        )
     try:
         with progress_bar("rendering") as progress:
             if board:
@@ -80,7 +90,9 @@ def synth(
     frames = sum(len(rows) for rows in recording.frames.values())
     cameras = f"{views} cameras" if (views := len(recording.rig)) > 1 else "1 camera"
     typer.echo(f"{out}: {cameras}, {frames} frames, {recording.duration_ns / 1e9:.1f} s, with truth.")
-    if views > 1 and not board:
+    if board:
+        typer.echo(f"Where the board and its corners are: {out / BOARD_TRUTH_FILE}")
+    elif views > 1:
         typer.echo(f"Next: hamuco live --replay {out}, hamuco bench accuracy {out}")
 
 
@@ -93,7 +105,9 @@ def accuracy(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="What is at the paths instead: hanco or freihand, or with a split hanco:all.", show_default=False
+            help="What is at the paths instead: hanco, or with a split hanco:all; or freihand, whose single views need "
+            "--model.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("accuracy"),
@@ -102,6 +116,10 @@ def accuracy(
     ] = "metric",
     live: Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Measure this bundle of trained networks too, from hamuco export.", show_default=False),
+    ] = None,
 ) -> None:
     """How far are the hands from the truth? One table per data set, by method and number of views, and plots.
 
@@ -114,9 +132,11 @@ def accuracy(
         hamuco bench accuracy --dataset hanco ~/HanCo --protocol hamuco
     """
     from hamuco.app.accuracy import AccuracyOptions, bench_accuracy, dataset_reader
+    from hamuco.engine.bundle import load_bundle
 
+    bundle = None if model is None else load_bundle(model)
     with _wrong_use():
-        options = AccuracyOptions(out=out, protocol=protocol, live=live, limit=limit)
+        options = AccuracyOptions(out=out, protocol=protocol, live=live, limit=limit, bundle=bundle)
         if dataset is not None:
             dataset_reader(dataset)
     if dataset is not None and not paths:
@@ -149,11 +169,28 @@ def _wrong_use() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from error
 
 
+class _Lines:
+    """Says how far it is, for logs."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said > _LOG_S:
+            self._said = now
+            typer.echo(f"{self._what}: {done} of {total}", err=True)
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar, where there is a terminal; call it with what is done and what there is."""
+    """A bar on a terminal, elsewhere a line now and then; call it with what is done and what there is."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(what)
+        return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
+from hamuco.engine.bundle import Bundle
+from hamuco.engine.hamuco import HaMuCoNetworks
+from hamuco.engine.hamuco_views import HaMuCoEstimator
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.landmarks import LandmarkEstimator, region_from_palm, regions_from_joints
 from hamuco.engine.model_files import PALM_DETECTOR, model_path
@@ -36,22 +39,34 @@ class Pipeline:
     """Turns the frame sets of one rig into hands. Give every set once, in order, to `process` and then to `prepare`."""
 
     def __init__(
-        self, rig: Rig, model: HandModel | None = None, max_hands: int = 2, vertices: bool = False, refine: bool = True
+        self,
+        rig: Rig,
+        model: HandModel | None = None,
+        max_hands: int = 2,
+        vertices: bool = False,
+        refine: bool = True,
+        bundle: Bundle | None = None,
     ) -> None:
         """
         Args:
             rig: calibrated cameras.
-            model: right hand; None for the embedded one.
+            model: right hand; None for the bundle's, or without one for the embedded one.
             max_hands: how many hands to look for.
             vertices: put the mesh into every hand.
             refine: correct the rig's extrinsics by the hands.
+            bundle: trained networks that follow the hands; None for the default estimator, which finds them in any case.
 
         Raises:
             ModelFileError: the networks are not there and cannot be fetched.
+            BundleError: the bundle is for other crops.
         """
-        self.model = model or load_hand_model()
+        self.model = model or (load_hand_model() if bundle is None else bundle.hand)
         self.tracker = HandTracker(rig, self.model, max_hands, vertices, refine)
-        self.estimator = LandmarkEstimator()
+        self._landmarks = LandmarkEstimator()
+        self.estimator: LandmarkEstimator | HaMuCoEstimator = self._landmarks
+        """Of the followed hands."""
+        if bundle is not None:
+            self.estimator = HaMuCoEstimator(HaMuCoNetworks(bundle), self._landmarks)
         self._detector = PalmDetector(model_path(PALM_DETECTOR))
         self._searched_ns = 0
 
@@ -64,7 +79,11 @@ class Pipeline:
                 self._acquire(frame_set)
         with _timed(stage_ms, "crop"):
             cameras = [self.tracker.rig[name] for name in frame_set.frames]
-            regions = regions_from_joints(cameras, self.tracker.predictions(t_ns))
+            regions = [
+                replace(region, right=self.tracker.sides[region.track_id] == "right")
+                for region in regions_from_joints(cameras, self.tracker.predictions(t_ns))
+                if region.track_id is not None
+            ]
             crops = self.estimator.crop(frame_set, regions)
         with _timed(stage_ms, "landmarks"):
             view_hands = self.estimator(frame_set, regions, crops)
@@ -103,8 +122,8 @@ class Pipeline:
             for palm in found
             if (region := region_from_palm(self.tracker.rig[name], palm)) is not None
         ]
-        crops = self.estimator.crop(frame_set, regions)
-        self.tracker.take_up(frame_set.t_capture_ns, self.estimator(frame_set, regions, crops))
+        crops = self._landmarks.crop(frame_set, regions)
+        self.tracker.take_up(frame_set.t_capture_ns, self._landmarks(frame_set, regions, crops))
 
 
 @contextmanager

@@ -178,8 +178,8 @@ class Report:
             "wrong_side": count["wrong_side"],
             "not_there": count["not_there"],
             "sets_outside": count["sets_outside"],
-            "mpjpe_mm": _spread(self._mpjpe_mm),
-            "pa_mpjpe_mm": _spread(self._pa_mpjpe_mm),
+            "mpjpe_mm": _with_mean(self._mpjpe_mm),
+            "pa_mpjpe_mm": _with_mean(self._pa_mpjpe_mm),
         }
 
     def suspicions(self) -> dict[str, str]:
@@ -214,6 +214,10 @@ def _spread(sample: Sample) -> dict[str, float | None]:
         return {"median": None, "p95": None}
     median, p95 = np.percentile(sample.values, (50, 95))
     return {"median": round(float(median), 3), "p95": round(float(p95), 3)}
+
+
+def _with_mean(sample: Sample) -> dict[str, float | None]:
+    return {"mean": _mean(sample)["mean"], **_spread(sample)}
 
 
 def _mean(sample: Sample) -> dict[str, float | None]:

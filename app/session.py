@@ -26,6 +26,7 @@ from hamuco.app.view_link import ViewerLink, Where
 from hamuco.calibration.camera import Rig
 from hamuco.capture.replay import Pace, ReplayConfig
 from hamuco.capture.source import SourceConfig, SourceError
+from hamuco.engine.bundle import Bundle
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.streaming.publisher import Publisher
 from hamuco.training.synthetic.truth import Truth
@@ -49,6 +50,7 @@ class Session:
         view_file: .rrd file to record the view into, or None.
         report: JSON file to write, or None.
         truth: of the recording that plays the cameras, to be compared with; or None.
+        bundle: trained networks that follow the hands; None for the default estimator.
     """
 
     rig: Rig
@@ -63,20 +65,21 @@ class Session:
     view_file: Path | None = None
     report: Path | None = None
     truth: Truth | None = None
+    bundle: Bundle | None = None
 
 
 def run_session(session: Session) -> None:
     """Run until the footage ends or Ctrl-C, then print a summary and write the report.
 
     Raises:
-        SourceError, EndpointError, ViewerError, ModelFileError, TruthError: something that was asked for cannot be had.
+        SourceError, EndpointError, ViewerError, ModelFileError, TruthError, BundleError: something that was asked for cannot be had.
     """
     if session.report is not None and not session.report.parent.is_dir():
         raise ValueError(f"cannot write the report to {session.report}: there is no folder {session.report.parent}")
     console = Console(stderr=True, markup=False)  # brackets in names and addresses are themselves
     signal.signal(signal.SIGTERM, _interrupt)  # a service that is stopped ends like one whose user presses Ctrl-C
     with ExitStack() as stack:
-        model = load_hand_model()
+        model = load_hand_model() if session.bundle is None else session.bundle.hand
         monitor = _monitor(session.truth, model, session.sources) if session.truth is not None else None
         publishers = []
         if session.publish is not None:
@@ -85,7 +88,12 @@ def run_session(session: Session) -> None:
             address = publishers[0].endpoint
             console.print(f"publishing at {address}; watch with: hamuco subscribe {address}", soft_wrap=True)
         pipeline = Pipeline(
-            session.rig, model, max_hands=session.hands, vertices=session.vertices, refine=session.refine
+            session.rig,
+            model,
+            max_hands=session.hands,
+            vertices=session.vertices,
+            refine=session.refine,
+            bundle=session.bundle,
         )
         viewer = None
         where: Where | None = "file" if session.view_file is not None else session.where

@@ -1,11 +1,15 @@
-"""The commands around training: make labels."""
+"""The commands around training: make labels, train."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hamuco.app.offline import progress_bar
 from hamuco.capture.recording import Recording
@@ -62,3 +66,67 @@ def label(
             "calibration is the usual reason"
         )
     typer.echo("Next: hamuco train, with this recording as a source")
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(help="A TOML file, or a configuration of the package: hamuco-s, hamuco-r18, hamuco-r50.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a value: --set steps=20000. Repeat it.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the training; runs/NAME if not given.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+) -> None:
+    """Train the networks. Needs PyTorch, which is among what the extra named train installs.
+
+    The folder gets last.pt and best.pt (checkpoints), log.csv and curves.png, and config.toml. An interrupted training
+    goes on with --resume as if nothing had happened.
+
+    Examples:
+
+        hamuco train hamuco-s --out runs/s
+
+        hamuco train my.toml --set sources.0.recording=rec --set run.threads=2 --resume
+
+        torchrun --nproc-per-node 4 -m hamuco.app.cli train my.toml
+    """
+    try:
+        from hamuco.training.config import load_config
+        from hamuco.training.rounds import train_rounds
+    except ModuleNotFoundError as error:
+        raise OSError(f'training needs {error.name}, which is not installed: pip install "hamuco[train]"') from error
+
+    chosen = load_config(config, overrides or [])
+    out = out or Path("runs") / Path(config).stem
+    try:
+        with _training_bar() as progress:
+            train_rounds(chosen, out, resume, progress, typer.echo)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"interrupted: with --resume it goes on from the last checkpoint in {out}, if there is one", err=True
+        )
+        raise
+
+
+@contextmanager
+def _training_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar, where there is a terminal; call it with what is done, how much of it, and how much there is."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        doing = ""
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal doing
+            kind = what.partition(",")[0]
+            if kind != doing:
+                bar.reset(task)
+                doing = kind
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield show

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hamuco.engine.hand_model import HandModel, forward
+from hamuco.engine.hand_model import HandModel
 from hamuco.fusion.hand import Hand, HandSet, Side
 from hamuco.training.metrics import joint_errors, mean, procrustes_aligned
-from hamuco.training.synthetic.truth import Trajectory, Truth, TruthError
+from hamuco.training.synthetic.truth import Truth, TruthError
 
 FloatArray = NDArray[np.float64]
 
 # A tracked hand whose joints are farther than this from a true hand's on average, m, is not an estimate of that hand:
 # half a hand's length away, it has no finger in common with it.
-_FARTHEST = 0.1
+FARTHEST = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +81,7 @@ class TruthMonitor:
         t_ns = hand_set.t_capture_ns - epoch_ns + self._first_ns
         if not self._truth.covers(t_ns):
             return None
-        true = np.array([_joints(trajectory, model, t_ns) for trajectory, model in self._hands])
+        true = np.array([trajectory.landmarks_at(t_ns, model) for trajectory, model in self._hands])
         distances = np.full((len(true), len(hand_set.hands)), np.inf)
         for column, hand in enumerate(hand_set.hands):
             distances[:, column] = joint_errors(hand.joints, true).mean(axis=-1)
@@ -92,17 +92,12 @@ class TruthMonitor:
         )
 
 
-def _joints(trajectory: Trajectory, model: HandModel, t_ns: int) -> FloatArray:
-    p = trajectory.at(t_ns)
-    return forward(model, p.global_orient, p.hand_pose, p.betas, p.transl, with_vertices=False).landmarks
-
-
 def _nearest_first(distances: FloatArray) -> dict[int, int]:
-    """Row -> column; pairs beyond `_FARTHEST` are not made."""
+    """Row -> column; pairs beyond `FARTHEST` are not made."""
     pairs: dict[int, int] = {}
     for index in np.argsort(distances, axis=None):
         row, column = divmod(int(index), distances.shape[1])
-        if not distances[row, column] <= _FARTHEST:  # NaN too
+        if not distances[row, column] <= FARTHEST:  # NaN too
             break
         if row not in pairs and column not in pairs.values():
             pairs[row] = column

@@ -109,8 +109,10 @@ class _RerunProgram:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            # What the SDK sets for viewers opened by a program, so that they do not greet the user.
-            env=os.environ | {"RERUN_APP_ONLY": "true"},
+            # What the SDK sets for viewers opened by a program, so that they do not greet the user; and its usage
+            # statistics, which it would send home, are off where CI is set.
+            env={name: value for name, value in os.environ.items() if name != "FORCE_RERUN_ANALYTICS"}
+            | {"RERUN_APP_ONLY": "true", "CI": "1"},
             # A window outlives this process, so that the user can look back after the run.
             start_new_session=in_window,
         )

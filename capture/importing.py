@@ -89,7 +89,8 @@ def import_recording(
             raise RecordingError(f"{fps} frames/s is not a rate")
         frames = {name: _constant_rate(count, fps) for name, count in counts.items()}
     else:
-        raise RecordingError("say when the frames were taken: either a timestamps file or a constant rate, not both")
+        both = "not both" if fps is not None else "one of them"
+        raise RecordingError(f"say when the frames were taken: with --timestamps FILE or --fps RATE, {both}")
 
     with partial_folder(out) as folder:
         save_rig(rig, folder / "rig.toml")

@@ -36,6 +36,7 @@ as changes of others, and PyAV is needed to write it; for clips that travel."""
 
 _REQUIRED = ("set_id", "camera", "frame", "t_capture_ns")
 _OPTIONAL = ("t_uncertainty_ns", "t_device_ns", "t_arrival_ns")
+_MOST_LISTED = 8  # cameras, in a message
 _GAP_PERIODS = 1.5  # a longer interval means that at least one frame is missing
 
 
@@ -108,6 +109,8 @@ class Recording:
         counts = {name: len(rows) for name, rows in frames.items()}
         if len(set(counts.values())) > 1:
             listing = ", ".join(f"{name} {count}" for name, count in counts.items())
+            if len(counts) > _MOST_LISTED:
+                listing = f"{min(counts.values())} to {max(counts.values())}"
             warnings.append(f"the cameras have different numbers of frames ({listing}): some sets will be incomplete")
         return Recording(path, rig, videos, frames, tuple(warnings))
 

@@ -41,6 +41,15 @@ class CropCamera:
     focal: float
     size: int
 
+    @property
+    def half_angle(self) -> float:
+        """Tangent of half the field of view, from edge to edge."""
+        return self.size / 2 / self.focal
+
+    def resized(self, size: int) -> CropCamera:
+        """The same view with another number of pixels."""
+        return CropCamera(self.crop_from_camera, self.focal * size / self.size, size)
+
     def project(self, points_camera: FloatArray) -> FloatArray:
         """Points or directions (..., 3) in the real camera's frame -> pixels (..., 2) of the crop."""
         points = points_camera @ self.crop_from_camera.T

@@ -6,19 +6,18 @@ All views and hands of a frame set go through the network in one call.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera
 from hamuco.capture.frame import FrameSet
-from hamuco.engine.crops import BoxRule, crops_around, warp_crops
+from hamuco.engine.crops import BoxRule, crops_around
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.palm_detector import MIDDLE_MCP_POINT, WRIST_POINT, PalmDetection
 from hamuco.engine.quantize import hand_landmark_ranges
 from hamuco.engine.runtime import Network, runtime_name
-from hamuco.engine.view_hand import Region, ViewHand
+from hamuco.engine.view_hand import Region, ViewHand, by_camera, crop_regions
 
 FloatArray = NDArray[np.float64]
 
@@ -26,7 +25,8 @@ CROP_SIZE = 224
 
 # The two ways a crop is laid around a hand, with the margins that the network was trained for: around the palm points
 # and knuckles of a hand known from before, or around a palm box from the detector.
-_HAND_RULE = BoxRule(scale=2.0, shift=0.1)
+HAND_RULE = BoxRule(scale=2.0, shift=0.1)
+"""Around a hand known from before. Networks that are trained on crops have this margin in them."""
 _PALM_RULE = BoxRule(scale=2.6, shift=0.5)
 _HAND_BOX_JOINTS = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]
 _WRIST, _INDEX_MCP, _MIDDLE_MCP, _RING_MCP = _PALM = [0, 5, 9, 13]
@@ -51,7 +51,7 @@ def regions_from_joints(cameras: Iterable[Camera], hands: Sequence[tuple[int | N
     points = np.concatenate([camera.to_camera(joints) for camera in cameras])  # (V * H, 21, 3)
     knuckles = ((points[:, _INDEX_MCP] + points[:, _RING_MCP]) / 2 + points[:, _MIDDLE_MCP]) / 2
     up = np.stack([points[:, _WRIST], knuckles], axis=1)
-    crops = crops_around(points[:, _HAND_BOX_JOINTS], up, _HAND_RULE, CROP_SIZE)
+    crops = crops_around(points[:, _HAND_BOX_JOINTS], up, HAND_RULE, CROP_SIZE)
     palms = points[:, _PALM].mean(axis=1).reshape(len(cameras), len(hands), 3)
     regions = []
     for index, camera in enumerate(cameras):
@@ -94,16 +94,9 @@ class LandmarkEstimator:
         self.runtime = runtime_name(self._network.precision)
 
     def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
-        """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR.
-
-        The regions of one camera are best given one after the other: they are sampled together.
-        """
-        crops = np.empty((len(regions), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        for start, same in _by_camera(regions):
-            out = crops[start : start + len(same)]
-            image = frame_set.frames[same[0].camera.name].image
-            warp_crops(image, same[0].camera, [region.crop for region in same], out)
-        return crops
+        """Sample the regions out of their cameras' images; (n, 224, 224, 3) uint8 BGR. See `crop_regions`."""
+        images = {name: frame.image for name, frame in frame_set.frames.items()}
+        return crop_regions(images, regions, CROP_SIZE)
 
     def __call__(self, frame_set: FrameSet, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:
         """Landmarks of crops (n, 224, 224, 3) uint8 BGR, in the order of `regions`."""
@@ -112,18 +105,9 @@ class LandmarkEstimator:
         outputs = self._network(crops)
         return [
             hand
-            for start, same in _by_camera(regions)
+            for start, same in by_camera(regions)
             for hand in _view_hands(frame_set, same, [output[start : start + len(same)] for output in outputs])
         ]
-
-
-def _by_camera(regions: Sequence[Region]) -> Iterator[tuple[int, list[Region]]]:
-    """Neighbouring regions of the same camera, with the index of the first."""
-    start = 0
-    for _, group in groupby(regions, key=lambda region: region.camera.name):
-        same = list(group)
-        yield start, same
-        start += len(same)
 
 
 def _view_hands(

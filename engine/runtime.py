@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -27,27 +27,34 @@ class Network:
         precision: what it computes in: int8 (with f32 in between), bf16 or f32.
     """
 
-    def __init__(self, path: Path, ranges: Mapping[str, Range] | None = None) -> None:
-        """Read and compile a TFLite or ONNX file whose one input is (1, height, width, 3) float32 RGB in [0, 1].
+    def __init__(self, path: Path, ranges: Mapping[str, Range] | None = None, precision: str | None = None) -> None:
+        """Read and compile a TFLite or ONNX file.
 
-        With ranges, convolutions run in int8 where the processor does that exactly; see `hamuco.engine.quantize`.
+        Args:
+            path: its one input is (1, height, width, 3) float32 RGB in [0, 1], or (n, height, width, 3) uint8 BGR.
+            ranges: with them, convolutions run in int8 where the processor does that exactly; see
+                `hamuco.engine.quantize`.
+            precision: bf16 or f32; None for what is best here.
         """
         model = _core().read_model(path)
-        self.precision, hint = inference_precision(), inference_precision()
+        self.precision, hint = precision or inference_precision(), precision or inference_precision()
         if ranges and int8_is_exact():
             try:
                 model, self.precision, hint = quantized(model, ranges), "int8", "f32"
             except ValueError as error:  # a later OpenVINO may name the file's layers differently
                 _log.warning("%s goes on in %s, which is slower: %s", path.name, self.precision, error)
-        _, self.height, self.width, _ = (dimension.get_length() for dimension in model.inputs[0].partial_shape)
-        # Colour order and scale inside the graph: OpenVINO fuses them with the first convolution's reorder.
-        processor = PrePostProcessor(model)
-        processor.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-        processor.input().tensor().set_color_format(ColorFormat.BGR)
-        processor.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
-        processor.input().model().set_layout(ov.Layout("NHWC"))
+        self.height, self.width = (dimension.get_length() for dimension in list(model.inputs[0].partial_shape)[1:3])
+        model.reshape([1, self.height, self.width, 3])
+        if model.inputs[0].element_type != ov.Type.u8:
+            # Colour order and scale inside the graph: OpenVINO fuses them with the first convolution's reorder.
+            processor = PrePostProcessor(model)
+            processor.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+            processor.input().tensor().set_color_format(ColorFormat.BGR)
+            processor.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
+            processor.input().model().set_layout(ov.Layout("NHWC"))
+            model = processor.build()
         config = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
-        self._compiled = _core().compile_model(processor.build(), "CPU", config)
+        self._compiled = _core().compile_model(model, "CPU", config)
         self._requests: list[ov.InferRequest] = []
 
     def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -61,6 +68,20 @@ class Network:
             request.wait()
         outputs = zip(*([tensor.data for tensor in request.output_tensors] for request in requests), strict=True)
         return [np.concatenate(values).astype(np.float32, copy=False) for values in outputs]
+
+
+class SetNetwork:
+    """A compiled network over all views and hands of a set at once, whose numbers change from set to set."""
+
+    def __init__(self, path: Path, precision: str | None = None) -> None:
+        """Read and compile an ONNX file; `precision` is bf16 or f32, None for what is best here."""
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision or inference_precision()}
+        self._request = _core().compile_model(_core().read_model(path), "CPU", config).create_infer_request()
+
+    def __call__(self, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.float32]]:
+        """Inputs and outputs are in the file's order."""
+        self._request.infer(list(inputs), share_inputs=True)
+        return [np.array(tensor.data, np.float32) for tensor in self._request.output_tensors]
 
 
 @cache

@@ -155,6 +155,11 @@ class HandTracker:
         """True when the last update could not confirm a hand by two views."""
         return any(track.weak for track in self._tracks)
 
+    @property
+    def sides(self) -> dict[int, Side]:
+        """Of the followed hands, by track id."""
+        return {track.id: track.side for track in self._tracks}
+
     def predictions(self, t_ns: int) -> list[tuple[int, FloatArray]]:
         """Where the followed hands should be at time t_ns: (track id, joints (21, 3) m)."""
         return [(track.id, track.joints_at(t_ns)) for track in self._tracks]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hamuco.engine.bundle import Bundle
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
@@ -15,3 +17,11 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test recordings at {folder} (set HAMUCO_DATA to the folder that holds them)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Of small, untrained networks."""
+    from small_bundle import small_bundle  # loads torch
+
+    return small_bundle(tmp_path_factory.mktemp("bundle"))

@@ -18,8 +18,8 @@ from rich.console import Console
 from rigs import ring_rig
 from true_footage import write_recording
 
-from hamuco.app.accuracy import LIVE, AccuracyOptions, bench_accuracy, open_dataset
-from hamuco.app.accuracy_tables import Run, notes, print_run
+from hamuco.app.accuracy import AccuracyOptions, bench_accuracy, open_dataset
+from hamuco.app.accuracy_tables import LIVE, Run, notes, print_run
 from hamuco.training.datasets.files import DatasetError
 from hamuco.training.evaluation import Progress, evaluate
 from hamuco.training.tally import HAMUCO
@@ -69,6 +69,7 @@ def test_a_recording_gives_tables_files_and_a_live_row(grey: Path, tmp_path: Pat
     text = (out / "accuracy.md").read_text()
     assert "## grey, 3 moments: MPJPE / root-relative / PA in mm" in text
     assert f"| {LIVE} |" in text
+    assert "within 100 mm, nearest first; another is an extra hand" in text
 
 
 def test_tables_are_printed_also_where_nothing_can_be_drawn(
@@ -82,6 +83,7 @@ def test_tables_are_printed_also_where_nothing_can_be_drawn(
     assert 'no plots: they need matplotlib: pip install "hamuco[bench]"' in printed
     assert "triangulation + fit" in printed
     assert LIVE not in printed
+    assert "live row" not in printed
     assert (tmp_path / "out" / "accuracy.md").is_file()
 
 
@@ -100,7 +102,7 @@ def test_the_table_has_the_figures_that_were_measured(tmp_path: Path) -> None:
     (line,) = [line for line in text.splitlines() if line.strip().startswith("MPJPE")]
     assert line.split()[2] == "12.30"
     assert "N-MPJPE / PA-MPJPE in mm" in text
-    assert "0.0 / 0.0" in text  # a shift is nothing once roots are aligned
+    assert "0.0/0.0" in text  # a shift is nothing once roots are aligned
     assert "Protocol hamuco" in text
     assert "This is another data set" in text
 

@@ -32,7 +32,7 @@ def test_help_teaches() -> None:
         ),
         (
             ("bench", "accuracy"),
-            ("hanco or freihand", "metric, or hamuco", "--limit", "hamuco bench accuracy --dataset hanco ~/HanCo"),
+            ("or freihand", "metric, or hamuco", "--limit", "hamuco bench accuracy --dataset hanco ~/HanCo"),
         ),
         (("demo",), ("the clip that comes with the package", "--calibration")),
     ],

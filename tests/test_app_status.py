@@ -18,6 +18,7 @@ from hamuco.app.status import print_findings, print_summary, status_line
 from hamuco.app.truth_monitor import TruthMatch
 
 SPREAD = {"median": None, "p95": None}
+NONE = {"mean": None, **SPREAD}
 REPORT = {
     "sets": {"seen": 10, "complete": 9, "dropped": {"frames_missing": 1}},
     "hands": {"by_views": {"1": 0, "2": 18}},
@@ -35,8 +36,8 @@ TRUTH = {
     "wrong_side": 0,
     "not_there": 0,
     "sets_outside": 0,
-    "mpjpe_mm": {"median": 6.231, "p95": 11.04},
-    "pa_mpjpe_mm": {"median": 4.111, "p95": 7.2},
+    "mpjpe_mm": {"mean": 7.04, "median": 6.231, "p95": 11.04},
+    "pa_mpjpe_mm": {"mean": 4.52, "median": 4.111, "p95": 7.2},
 }
 
 
@@ -52,10 +53,10 @@ def match(mpjpe_mm: float | None) -> TruthMatch:
 
 
 def test_status_line_has_the_error_of_the_hands_that_were_found() -> None:
-    assert line().endswith("right #3 (2 views)")
+    assert line().endswith("right 3 2/3 views")
     assert line(match(None)) == line()
-    assert line(match(None), match(6.24)).endswith("right #3 (2 views)  error 6.2 mm (aligned 3.1)")
-    assert line(match(8.0), match(4.0)).endswith("  error 6.0 mm (aligned 3.0)")
+    assert line(match(None), match(6.24)).endswith("right 3 2/3 views  error 6.2 mm, aligned 3.1")
+    assert line(match(8.0), match(4.0)).endswith("  error 6.0 mm, aligned 3.0")
 
 
 def summary(truth: Mapping[str, Any] | None) -> str:
@@ -67,8 +68,8 @@ def summary(truth: Mapping[str, Any] | None) -> str:
 def test_summary_says_how_near_the_truth_the_hands_were() -> None:
     text = summary(TRUTH)
     assert "98.5 % of 824" in text
-    assert "6.2 mm median, 11.0 p95 (MPJPE)" in text
-    assert "4.1 mm median, 7.2 p95 (PA-MPJPE)" in text
+    assert "7.0 mm mean (MPJPE), 6.2 median, 11.0 p95" in text
+    assert "4.5 mm mean (PA-MPJPE), 4.1 median, 7.2 p95" in text
     assert "other side" not in text
     assert "not there" not in text
     poor = summary(TRUTH | {"wrong_side": 5, "not_there": 7})
@@ -84,9 +85,17 @@ def test_summary_without_a_comparison(truth: Mapping[str, Any] | None, expected:
 
 
 def test_summary_of_hands_that_were_never_found() -> None:
-    text = summary(TRUTH | {"coverage": 0.0, "mpjpe_mm": SPREAD, "pa_mpjpe_mm": SPREAD})
+    text = summary(TRUTH | {"coverage": 0.0, "mpjpe_mm": NONE, "pa_mpjpe_mm": NONE})
     assert "0.0 % of 824" in text
     assert "MPJPE" not in text
+
+
+@pytest.mark.parametrize(("latest_ms", "said"), [(120.0, False), (2300.0, True)])
+def test_summary_says_when_hands_lag_behind(latest_ms: float, said: bool) -> None:
+    text = io.StringIO()
+    latency = {"capture_to_publish": {"p50": 100.0, "p99": latest_ms, "max": latest_ms}}
+    print_summary(REPORT | {"latency_ms": latency}, Console(file=text, width=120))
+    assert ("up to 2.3 s" in text.getvalue()) is said
 
 
 def test_findings_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,7 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--size 100000x100000", "100000x100000 px, expected at most 4096 px a side"),
         ("--fps 0.5", "fps is 0.5, expected 1 to 1000"),
         ("--preset easy", "preset 'easy' is none of plain, room, hard"),
+        ("--board --hands 1", "--board moves a board through the rig, and no --hands"),
         ("--codec mpeg4", "codec 'mpeg4' is none of mjpeg, h264"),
     ],
 )
@@ -146,7 +147,9 @@ def test_boards_are_recorded_without_opengl(bare: dict[str, str], tmp_path: Path
     options = ("--board", "--rig", "stereo", "--seconds", "0.2", "--size", "160x120")
     result = hamuco("synth", "board", *options, folder=tmp_path, environment=bare | NO_DRIVER)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "board: 2 cameras, 12 frames, 0.2 s, with truth.\n"
+    said, where = result.stdout.splitlines()
+    assert said == "board: 2 cameras, 12 frames, 0.2 s, with truth."
+    assert where.endswith("board/board_truth.npz")
     assert {path.name for path in (tmp_path / "board").iterdir()} >= {"board_truth.npz", "rig.toml", "cam_1.mkv"}
 
 

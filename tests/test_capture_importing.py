@@ -92,7 +92,7 @@ def test_bad_arguments(tmp_path: Path, videos: dict[str, Path]) -> None:
     with pytest.raises(RecordingError, match=r"times\.csv does not exist"):
         import_recording(out, RIG, videos, tmp_path / "times.csv", None)
     for timestamps, fps in ((None, None), (tmp_path / "times.csv", 30.0)):
-        with pytest.raises(RecordingError, match="either a timestamps file or a constant rate"):
+        with pytest.raises(RecordingError, match="with --timestamps FILE or --fps RATE"):
             import_recording(out, RIG, videos, timestamps, fps)
     with pytest.raises(RecordingError, match=r"-1\.0 frames/s is not a rate"):
         import_recording(out, RIG, videos, None, -1.0)

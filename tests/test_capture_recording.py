@@ -84,6 +84,15 @@ def test_gaps_and_unequal_lengths_are_allowed_and_told(folder: Path) -> None:
     )
 
 
+def test_a_large_rig_is_not_listed_camera_by_camera(tmp_path: Path) -> None:
+    names = [f"cam_{index}" for index in range(9)]
+    folder = make_recording(tmp_path, names, count=3).path
+    lines = (folder / "timestamps.csv").read_text().splitlines(keepends=True)
+    (folder / "timestamps.csv").write_text("".join(lines[:-1]))
+    *_, last = Recording.open(folder).warnings
+    assert last == "the cameras have different numbers of frames (2 to 3): some sets will be incomplete"
+
+
 def test_a_video_of_another_size_is_an_error(folder: Path) -> None:
     write_video(folder / "b.avi", 20, size=(64, 48))
     with pytest.raises(SourceError, match=r"'b'.*64x48 px but its calibration is for 160x120"):

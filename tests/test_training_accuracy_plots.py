@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from hands_in_the_air import HandsInTheAir, exact, places
 from rigs import ring_rig
 
 from hamuco.engine.view_hand import ViewHand
+from hamuco.training import accuracy_plots
 from hamuco.training.accuracy_plots import PlotError, draw_plots
 from hamuco.training.datasets.sample import Sample
 from hamuco.training.evaluation import Evaluation, evaluate
@@ -52,6 +55,25 @@ def test_no_picture_of_occlusion_where_it_is_not_known(tmp_path: Path) -> None:
 def test_nothing_to_draw_makes_no_picture(tmp_path: Path) -> None:
     nothing = evaluate(HandsInTheAir(RIG, places(2)), lambda sample, number: [[]])
     assert draw_plots(nothing, tmp_path) == []
+
+
+def test_methods_that_leave_hands_out_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_of_three(sample: Sample, number: int) -> list[list[ViewHand]]:
+        return exact(sample, number) if number == 0 else [[]]
+
+    labels: list[str] = []
+    draw = accuracy_plots._bars
+
+    def bars(axes: Any, places: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        labels.extend(values)
+        draw(axes, places, values)
+
+    monkeypatch.setattr(accuracy_plots, "_bars", bars)
+    draw_plots(evaluate(HandsInTheAir(RIG, places(3)), one_of_three), tmp_path)
+    assert labels[0] == "DLT, 33.3 % of hands"
+    labels.clear()
+    draw_plots(evaluate(HandsInTheAir(RIG, places(3)), exact), tmp_path)
+    assert labels[0] == "DLT"
 
 
 def test_without_matplotlib_the_error_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

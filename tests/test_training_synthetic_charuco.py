@@ -194,16 +194,16 @@ def test_a_damaged_truth_is_named(clip: Recording, tmp_path: Path) -> None:
     path = tmp_path / BOARD_TRUTH_FILE
     data = (clip.path / BOARD_TRUTH_FILE).read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(TruthError, match="is not a readable"):
+    with pytest.raises(TruthError, match="is damaged"):
         BoardTruth.load(path)
     for changes, message in (
-        ({"pose": None}, "'pose"),
-        ({"squares": np.array([7])}, "squares|unpack"),
-        ({"dictionary": np.array("DICT_NONE")}, "DICT_NONE"),
+        ({"pose": None}, "has no array 'pose'"),
+        ({"squares": np.array([7])}, "is not the truth of a board: .*unpack"),
+        ({"dictionary": np.array("DICT_NONE")}, "is not the truth of a board: .*DICT_NONE"),
     ):
         changed = {key: value for key, value in (stored | changes).items() if value is not None}
         np.savez(path, allow_pickle=False, **changed)
-        with pytest.raises(TruthError, match=f"is not the truth of a board: .*({message})"):
+        with pytest.raises(TruthError, match=message):
             BoardTruth.load(path)
 
 

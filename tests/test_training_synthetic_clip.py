@@ -15,11 +15,11 @@ from hamuco.capture.synchronizer import Synchronizer
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.fusion.triangulate import triangulate
 from hamuco.training.synthetic import clip
-from hamuco.training.synthetic.clip import ClipOptions, landmarks_at, write_clip
-from hamuco.training.synthetic.look import draw_look
+from hamuco.training.synthetic.clip import ClipOptions, write_clip
+from hamuco.training.synthetic.look import Look, draw_look
 from hamuco.training.synthetic.motion import draw_trajectories
 from hamuco.training.synthetic.renderer import Renderer
-from hamuco.training.synthetic.truth import TRUTH_FILE, Truth
+from hamuco.training.synthetic.truth import TRUTH_FILE, Trajectory, Truth
 
 OPTIONS = ClipOptions(rig="table3", seconds=0.5, size=(320, 240), timing="webcam", preset="plain", seed=5)
 CAMERAS = ("cam_0", "cam_1", "cam_2")
@@ -81,7 +81,7 @@ def test_rays_through_the_true_pixels_meet_at_the_true_joints(recording: Recordi
     model = load_hand_model()
     times = truth.views["cam_0"].t_ns
     for trajectory in truth.trajectories:
-        for joints in landmarks_at(model, trajectory, times):
+        for joints in trajectory.landmarks_at(times, model):
             rays = np.array([camera.pixel_rays(camera.project(joints)) for camera in recording.rig])
             origins = np.array([np.broadcast_to(camera.centre, (21, 3)) for camera in recording.rig])
             found = triangulate(origins, rays, np.full(len(rays), 1e-3))
@@ -101,7 +101,7 @@ def test_visible_joints_lie_on_their_own_hand(recording: Recording, truth: Truth
             picture = renderer.draw(look, hands, camera)
             np.testing.assert_array_equal(
                 view.visible[frame],
-                [picture.visible(camera, landmarks_at(model, hand, np.array(t_ns))) for hand in truth.trajectories],
+                [picture.visible(camera, hand.landmarks_at(t_ns, model)) for hand in truth.trajectories],
             )
             for hand, joints in enumerate(view.joints[frame]):
                 # The skin over a joint lies within a pixel of its projection: joints are inside of the flesh, but
@@ -155,6 +155,19 @@ def test_another_seed_makes_another_clip(recording: Recording, truth: Truth, tmp
     assert len(other_truth.views["cam_0"].t_ns) == 3
 
 
+def test_a_single_hand_is_of_either_side_and_its_arm_comes_from_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scenes: list[tuple[tuple[Trajectory, ...], Look]] = []
+    monkeypatch.setattr(clip, "film", lambda out, shoot, scene, *rest: scenes.append(scene.args[2:]))
+    for seed in range(8):
+        write_clip(tmp_path, ClipOptions(rig="stereo", seconds=0.1, hands=1, seed=seed), ignore)
+    sides = {hand.side for ((hand,), _) in scenes}
+    assert sides == {"right", "left"}
+    for (hand,), look in scenes:
+        assert (look.shoulders[0][0] > 0) == (hand.side == "right")
+
+
 def test_fast_hands_are_blurred_in_hard_clips_only() -> None:
     camera_time = 1_000_000_000
     shoot = OPTIONS.shoot()
@@ -165,7 +178,7 @@ def test_fast_hands_are_blurred_in_hard_clips_only() -> None:
     counts, paths = [], []
     for t_ns in times.tolist():
         counts.append(clip._pictures(model, trajectories, camera, t_ns, 15_000_000))
-        ends = landmarks_at(model, trajectories[0], np.array([t_ns - 7_500_000, t_ns + 7_500_000]))
+        ends = trajectories[0].landmarks_at([t_ns - 7_500_000, t_ns + 7_500_000], model)
         paths.append(np.linalg.norm(np.diff(camera.project(ends), axis=0), axis=-1).max())
         assert clip._pictures(model, trajectories, camera, t_ns, 0) == 1
     counts_array, path = np.array(counts), np.array(paths)

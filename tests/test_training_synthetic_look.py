@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 
+from hamuco.fusion.hand import Side
 from hamuco.training.synthetic.look import PRESETS, Look, Preset, draw_look, linear
 from hamuco.training.synthetic.textures import SIZE, stock
 
@@ -80,6 +81,16 @@ def test_presets_hold_what_they_say() -> None:
 def test_two_hands_are_mostly_one_persons() -> None:
     same = [look.skins[0] is look.skins[1] for look in looks("plain", 100, hands=2)]
     assert 0.65 < np.mean(same) < 0.95
+
+
+@pytest.mark.parametrize(("side", "sign"), [("right", 1), ("left", -1)])
+def test_arms_come_from_their_own_shoulders(side: Side, sign: int) -> None:
+    # The person at -y looks along +y, so its right is at +x; shoulders are 0.16 m from a chest within 0.05 m.
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        assert sign * draw_look("plain", 1, rng, side).shoulders[0][0] > 0.1
+        first, second = draw_look("plain", 2, rng, side).shoulders
+        assert sign * (first[0] - second[0]) > 0.3
 
 
 def test_light_is_white_on_average_and_bright_enough() -> None:

@@ -18,8 +18,9 @@ from hamuco.calibration.camera import Camera
 from hamuco.engine.hand_model import HandMesh, forward, load_hand_model, mirror_axis_angle
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.synthetic import renderer as renderer_module
-from hamuco.training.synthetic.look import PRESETS, Lights, Look, Material, Solid, draw_look
+from hamuco.training.synthetic.look import PRESETS, Lights, Look, draw_look
 from hamuco.training.synthetic.renderer import GraphicsError, Picture, Renderer
+from hamuco.training.synthetic.surroundings import Material, Solid
 
 FloatArray = NDArray[np.float64]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 
@@ -43,3 +44,16 @@ class Batch:
     joints: Tensor
     rotations: Tensor
     betas: Tensor
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """All tensors of a batch by their names."""
+    views = {field.name: getattr(batch.views, field.name) for field in fields(Views)}
+    return views | {field.name: getattr(batch, field.name) for field in fields(Batch) if field.name != "views"}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; without a copy where it is there already."""
+    moved = {name: tensor.to(device) for name, tensor in tensors(batch).items()}
+    views = Views(**{field.name: moved.pop(field.name) for field in fields(Views)})
+    return Batch(views, **moved)

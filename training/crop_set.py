@@ -16,6 +16,8 @@ A focal length is NaN where the camera is not known, everything else where it is
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -278,6 +280,29 @@ class CropSet:
     def _bytes(self, number: int, part: int) -> NDArray[np.uint8]:
         start, length = self._views["offset"][number, part], self._views["length"][number, part]
         return np.asarray(self._file[start : start + length])
+
+
+def copy_with_labels(crops: CropSet, path: Path, pixels: FloatArray, confidence: FloatArray, made_from: str) -> CropSet:
+    """A crop set with the same crops and other labels; where the file system can, the crops take no room again.
+
+    Args:
+        crops: the set.
+        path: folder to make; must not exist or be empty.
+        pixels, confidence: (N, 21, 2) px and (N, 21), of all views.
+        made_from: of the new set.
+
+    Raises:
+        OSError: the set cannot be written.
+    """
+    index = load_arrays(crops.path / _INDEX, {}, _ADVICE)
+    with partial_folder(path) as folder:
+        try:
+            os.link(crops.path / _CROPS, folder / _CROPS)
+        except OSError:
+            shutil.copyfile(crops.path / _CROPS, folder / _CROPS)
+        labels = {"pixels": pixels, "confidence": confidence, "made_from": np.asarray(made_from)}
+        save_arrays(folder / _INDEX, index | labels)
+    return CropSet(path)
 
 
 def _packed(mask: NDArray[np.bool_]) -> bytes:

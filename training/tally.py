@@ -58,7 +58,7 @@ HAMUCO = Protocol(
     "bone",
     "As the code published with HaMuCo (ICCV 2023) evaluates. N-MPJPE: the middle MCP moved onto the true one, and the hand "
     "scaled about it until wrist to middle MCP has its true length. PA-MPJPE: under the best similarity transform. Both use "
-    "the true hand's size. Means over 21 joints and all hands.",
+    "the true hand's size. There every hand has an estimate and counts; here the share of hands stands beside the means.",
 )
 PROTOCOLS = {one.name: one for one in (METRIC, HAMUCO)}
 
@@ -86,7 +86,7 @@ class Scores:
         f5, f15: F-scores of the vertices in the world at 5 and 15 mm, 0 to 1.
         pa_f5, pa_f15: the same under the vertices' similarity transform.
         acceleration: error, m/s^2.
-        rest: how far joints stray about their mean position while the true hand rests, standard deviation in space.
+        rest: how much joints move against the true ones while these rest: standard deviation in space of the error.
         by_joint: (21,) mean error in the world.
         by_views: (V + 1,) the same by the number of views that see a joint; empty where that is not known.
         joints_by_views: (V + 1,) how many joints those are.

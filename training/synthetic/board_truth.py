@@ -17,8 +17,6 @@ K times, C inner corners in the order of their ids, F frames of a camera:
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +28,20 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 
 from hamuco.calibration.camera import Camera
+from hamuco.training.npz_file import ArrayFileError, load_arrays
 from hamuco.training.synthetic.truth import TruthError
 
 FloatArray = NDArray[np.float64]
 
 BOARD_TRUTH_FILE = "board_truth.npz"
+_ARRAYS = {
+    "squares": np.integer,
+    "square_m": np.floating,
+    "marker_m": np.floating,
+    "dictionary": np.str_,
+    "t_ns": np.integer,
+    "pose": np.floating,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +161,10 @@ class BoardTruth:
             TruthError: the file is damaged or lacks something.
             FileNotFoundError: there is no such file.
         """
-        with path.open("rb") as stream:
-            try:
-                archive = np.load(stream, allow_pickle=False)
-                stored = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else {}
-            except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-                raise TruthError(
-                    f"{path} is not a readable .npz archive ({error}): make the recording again"
-                ) from error
+        try:
+            stored = load_arrays(path, _ARRAYS, "make the recording again")
+        except ArrayFileError as error:
+            raise TruthError(str(error)) from error
         cameras = [key.removesuffix("/visible") for key in stored if key.endswith("/visible")]
         try:
             columns, rows = stored["squares"].tolist()

@@ -54,7 +54,7 @@ class SurfaceBuffers:
         context = self._context
         self._buffer = context.buffer(reserve=vertices * SURFACE_FLOATS * 4, dynamic=True)
         self._index = context.buffer(reserve=indices * 4, dynamic=True)
-        self.arrays = {
+        self.arrays: dict[str, Any] = {
             name: context.vertex_array(self._programs[name], [(self._buffer, *content)], self._index)
             for name, content in (
                 ("surface", ("3f 3f 3f 4f 4f", "in_position", "in_normal", "in_texture", "in_low", "in_high")),
@@ -66,6 +66,8 @@ class SurfaceBuffers:
     def write(self, scene: Scene) -> None:
         vertices, indices = scene.surface.size // SURFACE_FLOATS, scene.surface_indices.size
         if vertices * SURFACE_FLOATS * 4 > self._buffer.size or indices * 4 > self._index.size:
+            for outgrown in (*self.arrays.values(), self._buffer, self._index):
+                outgrown.release()  # moderngl gives nothing back by itself
             self._reserve(2 * vertices, 2 * indices)
         self._buffer.write(scene.surface.tobytes())
         self._index.write(scene.surface_indices.tobytes())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera
 from hamuco.capture.recording import Recording
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model
+from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.training.synthetic.filming import START_NS, Draw, Exposure, FilmOptions, Shoot, Shot, film
 from hamuco.training.synthetic.look import Look, draw_look
 from hamuco.training.synthetic.motion import draw_trajectories
@@ -32,7 +32,7 @@ _MOST_PICTURES = 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipOptions(FilmOptions):
-    """A recording of hands: see `FilmOptions`; `hands` is 1 (a right one) or 2 (a right and a left one)."""
+    """A recording of hands: see `FilmOptions`; `hands` is 1, right or left as the seed has it, or 2, a right and a left one."""
 
     hands: int = 2
 
@@ -67,7 +67,7 @@ def write_clip(
         START_NS - _BEYOND_NS,
         options.generator("motion"),
     )
-    look = draw_look(options.look_preset, options.hands, options.generator("look"))
+    look = draw_look(options.look_preset, options.hands, options.generator("look"), trajectories[0].side)
 
     def finish(folder: Path, shots: Mapping[str, Shot]) -> None:
         views = {name: _view_truth(model, trajectories, shot) for name, shot in shots.items()}
@@ -77,15 +77,8 @@ def write_clip(
 
 
 def _view_truth(model: HandModel, trajectories: Sequence[Trajectory], shot: Shot) -> ViewTruth:
-    hands = [landmarks_at(model, trajectory, shot.t_true_ns) for trajectory in trajectories]
+    hands = [trajectory.landmarks_at(shot.t_true_ns, model) for trajectory in trajectories]
     return ViewTruth(shot.t_true_ns, np.stack(hands, axis=1).astype(np.float32), shot.visible)
-
-
-def landmarks_at(model: HandModel, trajectory: Trajectory, t_ns: NDArray[np.int64]) -> FloatArray:
-    """Landmarks (..., 21, 3) m of a hand at times (...)."""
-    own = model if trajectory.side == model.side else model.mirrored()
-    hand = trajectory.at(t_ns)
-    return forward(own, hand.global_orient, hand.hand_pose, hand.betas, hand.transl, with_vertices=False).landmarks
 
 
 def _open_scene(options: ClipOptions, shoot: Shoot, trajectories: tuple[Trajectory, ...], look: Look) -> Draw:
@@ -101,7 +94,7 @@ def _open_scene(options: ClipOptions, shoot: Shoot, trajectories: tuple[Trajecto
     def draw(name: str, index: int) -> Exposure:
         camera = shoot.rig[name]
         t_ns = int(shoot.schedules[name].t_true_ns[index])
-        joints = [landmarks_at(model, trajectory, np.array(t_ns)) for trajectory in trajectories]
+        joints = [trajectory.landmarks_at(t_ns, model) for trajectory in trajectories]
         count = _pictures(model, trajectories, camera, t_ns, exposure_ns[name])
         pictures = [
             renderer.draw(look, [(hand.side, hand.at(time)) for hand in trajectories], camera)
@@ -120,7 +113,7 @@ def _pictures(model: HandModel, trajectories: Sequence[Trajectory], camera: Came
     if exposure_ns == 0:
         return 1
     ends = np.array([t_ns - exposure_ns // 2, t_ns + exposure_ns // 2])
-    paths = [np.diff(camera.project(landmarks_at(model, hand, ends)), axis=0) for hand in trajectories]
+    paths = [np.diff(camera.project(hand.landmarks_at(ends, model)), axis=0) for hand in trajectories]
     with np.errstate(invalid="ignore"):
         longest = np.nanmax(np.linalg.norm(paths, axis=-1), initial=0.0)
     return min(1 + 2 * int(longest / (2 * _BLUR_STEP_PX)), _MOST_PICTURES)

@@ -1,4 +1,4 @@
-"""The skin of a hand with its arm, and sleeves. numpy only, metres.
+"""The skin of a hand with its arm, and sleeves. Metres.
 
 The hand model ends at the wrist. Its open end is carried on as rings up to a shoulder, so the wrist bends as the hand
 turns. Skin detail is painted on a map of the flat hand (`HandSurface.chart`), to which every vertex keeps its place.
@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.spatial.transform import Rotation
 
 from hamuco.engine.hand_model import HandModel, axis_angle_to_matrix, forward
 from hamuco.training.synthetic.meshes import Faces, Mesh, area_vectors, band, unit, vertex_normals
@@ -204,7 +205,7 @@ class HandSurface:
         flat_along = unit(along * [1, 0, 1])
         flat = np.stack([flat_along, [0, 1, 0], np.cross(flat_along, [0, 1, 0])], axis=1)
         turn = flat @ np.stack([along, dorsal, np.cross(along, dorsal)], axis=1).T
-        pose[3 * (_THUMB_ROOT - 1) : 3 * _THUMB_ROOT] += _axis_angle(turn)
+        pose[3 * (_THUMB_ROOT - 1) : 3 * _THUMB_ROOT] += Rotation.from_matrix(turn).as_rotvec()
         mesh = forward(right, zero, pose, np.zeros(10), zero)
         assert mesh.vertices is not None
         points = self.extend(mesh.vertices, mesh.joints, mesh.joints[0] + [0.56, 0, 0])
@@ -311,10 +312,3 @@ def _turn_between(one: FloatArray, other: FloatArray, most: float) -> FloatArray
     sine = float(np.linalg.norm(axis))
     angle = min(float(np.arctan2(sine, unit(one) @ unit(other))), most)
     return np.asarray(axis * (angle / max(sine, 1e-9)))
-
-
-def _axis_angle(rotation: FloatArray) -> FloatArray:
-    """Axis-angle (3,) of a rotation by less than a half turn."""
-    axis = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
-    sine = float(np.linalg.norm(axis)) / 2
-    return np.asarray(axis / max(2 * sine, 1e-12) * np.arctan2(sine, (np.trace(rotation) - 1) / 2))

@@ -19,8 +19,9 @@ FloatArray = NDArray[np.float64]
 
 Layout = Literal["ring", "dome", "table", "stereo", "random"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-"""ring: around, slightly above, with the person between two cameras. dome: over the upper hemisphere, at many heights. table: on an arc before the person,
-like webcams on a monitor. stereo: a pair before the person, 10 to 20 cm apart. random: anywhere above the table."""
+"""ring: around, slightly above, with the person between two cameras. dome: over the upper hemisphere, at many heights.
+table: on an arc before the person, like webcams on a monitor. stereo: a pair before the person, 10 to 20 cm apart.
+random: anywhere above the table."""
 
 WORKSPACE_RADIUS = 0.25  # m
 MAX_VIEWS = 64
@@ -74,7 +75,7 @@ def make_rig(layout: Layout, views: int, size: tuple[int, int], rng: np.random.G
     _check_views(layout, views)
     if min(size) < 16 or max(size) > 2 * min(size):
         raise ValueError(
-            f"images of {size[0]}x{size[1]} px: both sides have to be 16 px or more, and neither twice the other"
+            f"images of {size[0]}x{size[1]} px: both sides have to be 16 px or more, and neither more than twice the other"
         )
     # Cameras of one rig are of one make, as they mostly are.
     fov, corner_shift = rng.uniform(*_FOV), rng.uniform(*_CORNER_SHIFT)

@@ -12,8 +12,9 @@ from hamuco.engine.hand_model import HandMesh, HandModel, axis_angle_to_matrix, 
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.synthetic import meshes
 from hamuco.training.synthetic.hand_surface import HandSurface, openness
-from hamuco.training.synthetic.look import Look, Material, Solid
+from hamuco.training.synthetic.look import Look
 from hamuco.training.synthetic.meshes import Mesh
+from hamuco.training.synthetic.surroundings import Material, Solid
 
 FloatArray = NDArray[np.float64]
 

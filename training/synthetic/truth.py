@@ -16,8 +16,6 @@ very numbers in the file. Arrays, H hands, K times, F frames of a camera:
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,11 +27,13 @@ from scipy.interpolate import CubicSpline
 
 from hamuco.engine.hand_model import HandMesh, HandModel, forward
 from hamuco.fusion.hand import HandParameters, Side
+from hamuco.training.npz_file import ArrayFileError, load_arrays
 
 FloatArray = NDArray[np.float64]
 
 TRUTH_FILE = "truth.npz"
 PARAMETERS = 51
+_ARRAYS = {"model": np.str_, "side": np.str_, "betas": np.floating, "t_ns": np.integer, "parameters": np.floating}
 
 
 class TruthError(ValueError):
@@ -79,6 +79,21 @@ class Trajectory:
         values = self._spline((times - self.t_ns[0]) * 1e-9)
         return HandParameters(values[..., :3], values[..., 3:48], self.betas.astype(np.float64), values[..., 48:])
 
+    def landmarks_at(self, t_ns: ArrayLike, model: HandModel) -> FloatArray:
+        """Landmarks (..., 21, 3) m, world, at times (...).
+
+        Args:
+            t_ns: within the trajectory's times; else as `at`.
+            model: with which the recording was made, of either side.
+        """
+        return self.mesh_at(t_ns, model, with_vertices=False).landmarks
+
+    def mesh_at(self, t_ns: ArrayLike, model: HandModel, *, with_vertices: bool = True) -> HandMesh:
+        """The posed hand at times (...), as `landmarks_at`; without vertices it is faster."""
+        hand = self.at(t_ns)
+        own = model if model.side == self.side else model.mirrored()
+        return forward(own, hand.global_orient, hand.hand_pose, hand.betas, hand.transl, with_vertices=with_vertices)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewTruth:
@@ -120,14 +135,7 @@ class Truth:
         """
         if model.name != self.model:
             raise TruthError(f"the recording was made with the hand {self.model!r}, not with {model.name!r}")
-        meshes = []
-        for trajectory in self.trajectories:
-            hand = trajectory.at(t_ns)
-            own = model if trajectory.side == model.side else model.mirrored()
-            meshes.append(
-                forward(own, hand.global_orient, hand.hand_pose, hand.betas, hand.transl, with_vertices=with_vertices)
-            )
-        return tuple(meshes)
+        return tuple(one.mesh_at(t_ns, model, with_vertices=with_vertices) for one in self.trajectories)
 
     def save(self, path: Path) -> None:
         """Write a truth.npz."""
@@ -152,14 +160,10 @@ class Truth:
             TruthError: the file is damaged or lacks something.
             FileNotFoundError: there is no such file.
         """
-        with path.open("rb") as stream:
-            try:
-                archive = np.load(stream, allow_pickle=False)
-                stored = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else {}
-            except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-                raise TruthError(
-                    f"{path} is not a readable .npz archive ({error}): make the recording again"
-                ) from error
+        try:
+            stored = load_arrays(path, _ARRAYS, "make the recording again")
+        except ArrayFileError as error:
+            raise TruthError(str(error)) from error
         cameras = [key.removesuffix("/visible") for key in stored if key.endswith("/visible")]
         try:
             trajectories = tuple(

@@ -1,0 +1,73 @@
+"""The commands for trained networks: export them, measure them."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hamuco.app.offline import accuracy
+from hamuco.engine.bundle import Bundle
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a training: best.pt or last.pt in its folder.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
+    name: Annotated[str | None, typer.Option(help="Name for tables; the folder's if not given.")] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, as their training data allow.")] = "not stated",
+    half: Annotated[
+        bool, typer.Option("--half/--full", help="Store weights in half precision, in half the space.")
+    ] = True,
+) -> None:
+    """Make a bundle of a trained network: a folder that live tracking runs without torch.
+
+    The bundle is compared with the network before it gets its name.
+
+    Example: hamuco export training/best.pt hamuco-mine && hamuco live --replay rec --model hamuco-mine
+    """
+    made = _export(checkpoint, bundle, name or bundle.name, licence, half)
+    size = sum(file.stat().st_size for file in bundle.iterdir())
+    typer.echo(f"{bundle}: {size / 1e6:.1f} MB, crops of {made.card.image_size} px, {made.card.accuracy}")
+    typer.echo(f"Next: hamuco evaluate {bundle} RECORDING, hamuco live --replay RECORDING --model {bundle}")
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A checkpoint, or a bundle from hamuco export.")],
+    paths: Annotated[list[Path], typer.Argument(help="Recordings with truth, or data sets; see --dataset.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="What is at the paths instead: hanco or freihand, or with a split hanco:all.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("accuracy"),
+    protocol: Annotated[
+        str, typer.Option(help="metric, or hamuco: the paper's, which takes root and scale from the truth.")
+    ] = "metric",
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")] = None,
+) -> None:
+    """How good is a trained network? Its rows beside those of the default methods, as hamuco bench accuracy has them.
+
+    A checkpoint is exported first, so that what is measured is what would run live.
+
+    Examples:
+
+        hamuco evaluate training/best.pt hard8 --protocol hamuco
+
+        hamuco evaluate hamuco-mine --dataset hanco ~/HanCo
+    """
+    with tempfile.TemporaryDirectory(prefix="hamuco-") as folder:
+        if not model.is_dir():
+            model = _export(model, Path(folder) / "bundle", model.stem, "not stated", half=False).path
+        accuracy(paths, dataset=dataset, out=out, protocol=protocol, live=live, limit=limit, model=model)
+
+
+def _export(checkpoint: Path, bundle: Path, name: str, licence: str, half: bool) -> Bundle:
+    try:
+        from hamuco.training.export import export_checkpoint
+    except ModuleNotFoundError as error:
+        raise ValueError(f'checkpoints need {error.name}, bundles do not: pip install "hamuco[train]"') from error
+    return export_checkpoint(checkpoint, bundle, name, licence, half)

@@ -1,0 +1,105 @@
+"""HaMuCo in the place of the default estimator: hands that are followed, as each view sees them.
+
+The networks say where the joints of a hand are, whatever the crops show. Whether there is a hand, and of which side, the
+landmark network says, which looks at a few crops of every set by turns. Only what a different network says can contradict
+this one: agreement between views that have told each other what they see is no evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamuco.capture.frame import FrameSet
+from hamuco.engine.hamuco import HaMuCoNetworks
+from hamuco.engine.landmarks import LandmarkEstimator
+from hamuco.engine.view_hand import Region, ViewHand, crop_regions
+
+# Every region is checked once in so many sets: three cameras and one hand cost one crop of the landmark network.
+_CHECK_EVERY = 4
+# A view in which it saw no hand is not shown to the others.
+_MIN_PRESENCE = 0.5
+# Standard deviation of a landmark, half crops: that of the landmark network, until a trained network is measured.
+_SIGMA = 0.03
+
+
+def right_crops(images: Mapping[str, NDArray[np.uint8]], regions: Sequence[Region], size: int) -> NDArray[np.uint8]:
+    """Crops (n, size, size, 3) uint8 BGR of right hands: those of left ones are mirrored. See `crop_regions`."""
+    crops = crop_regions(images, regions, size)
+    left = [index for index, region in enumerate(regions) if region.right is False]
+    crops[left] = crops[left, :, ::-1]
+    return crops
+
+
+class HaMuCoEstimator:
+    """Runs a bundle's networks on the followed hands of one rig."""
+
+    def __init__(self, networks: HaMuCoNetworks, landmarks: LandmarkEstimator) -> None:
+        """
+        Args:
+            networks: say where the joints are.
+            landmarks: says whether there are hands.
+        """
+        self.name, self.runtime = networks.name, networks.runtime
+        self._networks, self._landmarks = networks, landmarks
+        self._calls = 0
+        # (track, camera) -> the call in which it was checked last, and the hand's presence then
+        self._checks: dict[tuple[int | None, str], tuple[int, float]] = {}
+
+    def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
+        """The regions, whose hands are followed, as `right_crops`."""
+        return right_crops(_images(frame_set), regions, self._networks.image_size)
+
+    def __call__(self, frame_set: FrameSet, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:
+        """Joints in crops from `crop`, in the order of `regions`, refined by all views of a hand."""
+        if not regions:
+            return []
+        presence, right = self._check(frame_set, regions)
+        half_angle = np.array([region.crop.half_angle for region in regions])
+        looks = self._networks.look(crops, half_angle)
+        tracks = {track: row for row, track in enumerate(dict.fromkeys(region.track_id for region in regions))}
+        views = {name: column for column, name in enumerate(frame_set.frames)}
+        places = np.full((len(tracks), len(views)), -1)
+        seats = [(tracks[region.track_id], views[region.camera.name]) for region in regions]
+        for index, seat in enumerate(seats):
+            if presence[index] >= _MIN_PRESENCE:
+                places[seat] = index
+        pixels = self._networks.refine(looks, places).pixels
+        hands = []
+        for index, (region, seat) in enumerate(zip(regions, seats, strict=True)):
+            tangent = pixels[seat] * half_angle[index]
+            if region.right is False:
+                tangent = tangent * (-1.0, 1.0)
+            directions = np.concatenate([tangent, np.ones((len(tangent), 1))], axis=1) @ region.crop.crop_from_camera
+            hands.append(
+                ViewHand(
+                    region=region,
+                    t_capture_ns=frame_set.frames[region.camera.name].t_capture_ns,
+                    rays=region.camera.world_rays(directions),
+                    ray_sigma=_SIGMA * half_angle[index],
+                    presence=presence[index],
+                    right=right.get(index, 0.5),
+                )
+            )
+        return hands
+
+    def _check(self, frame_set: FrameSet, regions: Sequence[Region]) -> tuple[list[float], dict[int, float]]:
+        """Presence of every region's hand, as it was when last checked; and of those checked now, how right it is."""
+        keys = [(region.track_id, region.camera.name) for region in regions]
+        # A region that was never checked comes first; until then it is believed, since detection found the hand.
+        known = [self._checks.get(key, (-1, 1.0)) for key in keys]
+        oldest = sorted(range(len(regions)), key=lambda index: known[index][0])
+        due = sorted(oldest[: -(-len(regions) // _CHECK_EVERY)])
+        chosen = [regions[index] for index in due]
+        seen = self._landmarks(frame_set, chosen, self._landmarks.crop(frame_set, chosen))
+        for index, hand in zip(due, seen, strict=True):
+            known[index] = (self._calls, hand.presence)
+        self._calls += 1
+        self._checks = dict(zip(keys, known, strict=True))
+        return [presence for _, presence in known], {index: hand.right for index, hand in zip(due, seen, strict=True)}
+
+
+def _images(frame_set: FrameSet) -> dict[str, NDArray[np.uint8]]:
+    return {name: frame.image for name, frame in frame_set.frames.items()}

@@ -1,0 +1,89 @@
+"""Sources as configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelled_footage import write_labelled
+from made_up_datasets import write_hanco
+from small_training import write_drawn_hands
+
+from hamuco.training.crop_set import CropSet, CropSetError
+from hamuco.training.datasets.files import DatasetError
+from hamuco.training.sources import RenderConfig, SourceConfig, prepare
+from hamuco.training.synthetic.crops import CropOptions
+
+
+def silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "needs exactly one of crops, recording, hanco, freihand, synthetic; it has none"),
+        ({"crops": Path("a"), "hanco": Path("b")}, "it has crops, hanco"),
+        ({"crops": Path("a"), "labels": "truth"}, "labels = 'truth' is for recordings and data sets, not for crops"),
+        ({"hanco": Path("a"), "labels": "openpose"}, "labels of a data set are 'truth' or 'network', not 'openpose'"),
+    ],
+)
+def test_what_is_no_source_is_said(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SourceConfig(**values)
+
+
+def test_what_is_rendered_is_checked_at_once() -> None:
+    with pytest.raises(ValueError, match="second_hand is 2, expected 0 to 1"):
+        RenderConfig(second_hand=2)
+    source = prepare(SourceConfig(synthetic=RenderConfig(preset="plain", seed=5), share=0.5), 64, Path(), False, silent)
+    assert source.crops == CropOptions(preset="plain", seed=5)
+    assert source.share == 0.5
+
+
+def test_crop_sets_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = write_drawn_hands(tmp_path / "set", 2)
+    assert prepare(SourceConfig(crops=path), 64, tmp_path, False, silent).crops == path
+    with pytest.raises(CropSetError, match="is not a crop set"):
+        prepare(SourceConfig(crops=tmp_path), 64, tmp_path, False, silent)
+
+
+def test_recordings_are_cut_once(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "rec", frames=2)
+    shown: list[tuple[str, int, int]] = []
+    for truth in (False, True):
+        source = SourceConfig(recording=tmp_path / "rec", truth=truth)
+        found = [prepare(source, 64, tmp_path, False, lambda *args: shown.append(args)) for _ in range(2)]
+        assert found[0] == found[1]
+        assert isinstance(found[0].crops, Path)
+        crops = CropSet(found[0].crops)
+        # Half again as wide as the network's crops, and as sharp.
+        assert (crops.size, crops.margin, len(crops)) == (96, 1.5, 4)
+        assert bool(crops.truth(0).joints[0, 0] == crops.truth(0).joints[0, 0]) == truth
+    assert shown == [("cutting crops", 1, 2), ("cutting crops", 2, 2)] * 2
+
+
+def test_a_recording_without_labels_is_said(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "rec", frames=2)
+    with pytest.raises(FileNotFoundError, match=r"openpose\.npz does not exist: make the labels with `hamuco label"):
+        prepare(SourceConfig(recording=tmp_path / "rec", labels="openpose"), 64, tmp_path, False, silent)
+
+
+@pytest.mark.parametrize("source", [SourceConfig(hanco=Path("there/is/none")), SourceConfig(freihand=Path("none"))])
+def test_a_data_set_that_is_none_is_said(source: SourceConfig, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError):
+        prepare(source, 64, tmp_path / "out", False, silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_is_cut_once(tmp_path: Path) -> None:
+    write_hanco(tmp_path / "hanco", {110: 2, 1200: 1})
+    source = SourceConfig(hanco=tmp_path / "hanco")
+    for validation, samples in ((False, 2), (True, 1)):
+        first = prepare(source, 64, tmp_path, validation, silent)
+        assert isinstance(first.crops, Path)
+        assert len(CropSet(first.crops)) == samples
+        made = (first.crops / "index.npz").stat().st_mtime_ns
+        assert prepare(source, 64, tmp_path, validation, silent) == first
+        assert (first.crops / "index.npz").stat().st_mtime_ns == made

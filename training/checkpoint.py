@@ -1,0 +1,166 @@
+"""Checkpoints: one file with all that a training needs to go on as if it had never stopped.
+
+Everything random in a step is a function of the seed, the process and the step (see `trainer`), so no state of a random
+generator is among it; nor is the learning rate, a function of the step.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.training.config import TrainConfig, config_from, difference
+from hamuco.training.networks.hamuco import HaMuCo
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, is damaged, or belongs to another training."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """
+    Attributes:
+        step: how many steps were made.
+        processes: that trained together.
+        config: of the training, as plain values.
+        network, optimizer, scaler: state dicts; the scaler's is empty but for half precision.
+        best: smallest figure so far of the one that decides; infinity before the first validation.
+        hand_model: name of the hand that the network poses, whose numbers are not in the file.
+        versions: of what wrote it, for whoever looks for a difference.
+    """
+
+    step: int
+    processes: int
+    config: dict[str, Any]
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    best: float
+    hand_model: str
+    versions: dict[str, str]
+
+
+def written_by() -> dict[str, str]:
+    """Versions of what matters to a training's numbers."""
+    return {name: version(name) for name in ("hamuco", "torch", "numpy", "opencv-python-headless")}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint. Until it is whole on the disk, what was at its place stays there. Raises OSError; see `save`."""
+    save(path, {"format": FORMAT, **{one.name: getattr(checkpoint, one.name) for one in fields(Checkpoint)}})
+
+
+def save(path: Path, values: Mapping[str, Any]) -> None:
+    """Write tensors and plain values for torch.load: whole, or not at all.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    memory = io.BytesIO()  # torch's own writer hides what the system says about a full disk
+    torch.save(dict(values), memory)
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(memory.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name with the old disk
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        before = "what was there before is whole" if path.exists() else "nothing is there"
+        raise OSError(
+            f"{path} cannot be written ({error.strerror or error}; {memory.getbuffer().nbytes / 1e6:.1f} MB): {before}; "
+            "make room on the disk and go on with --resume"
+        ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; its tensors are on the CPU. Nothing in the file is executed.
+
+    Raises:
+        CheckpointError: the file is none, or is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it ends early"
+        raise CheckpointError(f"{path} is not a whole checkpoint: {reason}") from error
+    names = [one.name for one in fields(Checkpoint)]
+    if not isinstance(stored, Mapping) or "format" not in stored:
+        raise CheckpointError(f"{path} is not a checkpoint of hamuco train")
+    if stored["format"] != FORMAT or set(stored) != {"format", *names}:
+        raise CheckpointError(
+            f"{path} has format {stored['format']}, this version reads {FORMAT}; use the version that wrote it"
+        )
+    return Checkpoint(**{name: stored[name] for name in names})
+
+
+def check_same_training(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], processes: int) -> None:
+    """A training can only go on as it was.
+
+    Args:
+        path: of the checkpoint, for errors.
+        checkpoint: the checkpoint.
+        config: of the training that is to go on, as plain values.
+        processes: that train together now.
+
+    Raises:
+        CheckpointError: names the first difference.
+    """
+    if found := difference(checkpoint.config, config):
+        key, was, wanted = found
+        raise CheckpointError(
+            f"{path} is of another training: {key} was {_shown(was)} and is {_shown(wanted)} now. Take it back to resume; "
+            f"or train anew, in another folder, with --set start.weights={path}"
+        )
+    if checkpoint.processes != processes:
+        raise CheckpointError(
+            f"{path} was trained by {checkpoint.processes} processes, these are {processes}: start as many as then"
+        )
+
+
+def load_network(path: Path, hand_model: HandModel | None = None) -> tuple[HaMuCo, TrainConfig]:
+    """The network of a checkpoint, on the CPU and ready for use, and how it was trained.
+
+    Args:
+        path: of the checkpoint.
+        hand_model: the right hand that it was trained with; None for the one that comes with the package.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`; or the checkpoint is of another hand model.
+    """
+    checkpoint = load_checkpoint(path)
+    config = config_from(checkpoint.config, f"in {path}")
+    network = HaMuCo(config.model, hand_model or load_hand_model())
+    load_weights(network, path, checkpoint, hand_model or load_hand_model())
+    return network.eval(), config
+
+
+def load_weights(network: HaMuCo, path: Path, checkpoint: Checkpoint, hand_model: HandModel) -> None:
+    """Give a network the weights of a checkpoint. Raises CheckpointError where they do not fit."""
+    if checkpoint.hand_model != hand_model.name:
+        raise CheckpointError(f"{path} was trained with the hand {checkpoint.hand_model!r}, not {hand_model.name!r}")
+    try:
+        network.load_state_dict(checkpoint.network)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointError(
+            f"{path} does not fit this network, which is configured as [model] says: {reason}"
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)

@@ -1,0 +1,119 @@
+"""What happened in a training, by step: a CSV file, a picture of it, and TensorBoard where that is installed."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hamuco.training.losses import LossWeights
+from hamuco.training.validation import FIGURES
+
+LOG, CURVES = "log.csv", "curves.png"
+LOSSES = [*(weight.name for weight in fields(LossWeights)), "total"]
+
+# Okabe and Ito's colours, told apart by everybody.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+
+
+class TrainingLog:
+    """Rows of numbers by step, in OUT/log.csv."""
+
+    def __init__(self, out: Path, after: int) -> None:
+        """
+        Args:
+            out: folder of the training.
+            after: how many steps were made before; later rows of the file are of a run that stopped before it had a
+                checkpoint, and are dropped.
+        """
+        self.path = out / LOG
+        self._columns = ["step", "learning_rate", "crops_per_s", *LOSSES, *FIGURES]
+        rows = [row for row in read_log(self.path) if row["step"] <= after] if after and self.path.is_file() else []
+        self._file = self.path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(self._columns)
+        self._board = _tensor_board(out, after)
+        for row in rows:
+            self._put(row)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Append a row; it is on the disk when this returns. Raises OSError where the disk is full."""
+        try:
+            self._put(row)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be written ({error.strerror}): make room on the disk") from error
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step" and math.isfinite(value):
+                    kind = "validation" if name in FIGURES else "training"
+                    self._board.add_scalar(f"{kind}/{name}", value, int(row["step"]))
+
+    def _put(self, row: Mapping[str, float]) -> None:
+        # A column without a number is empty.
+        self._writer.writerow(
+            [int(row["step"])]
+            + [f"{row[name]:.6g}" if math.isfinite(row.get(name, math.nan)) else "" for name in self._columns[1:]]
+        )
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written was said by `write`
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Rows of a log by the names of their columns; what is empty is NaN."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(text) if text else math.nan for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def draw_curves(out: Path) -> Path | None:
+    """Draw OUT/curves.png from the log: losses, and the validation figures. None where matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogFormatter
+    except ImportError:
+        return None
+    rows = read_log(out / LOG)
+    # A figure of its own, not pyplot's: nothing is kept and no display is looked for.
+    figure = Figure(figsize=(12.0, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    groups: dict[str, list[str]] = {
+        "losses": LOSSES,
+        "validation: joint errors, mm": [name for name in FIGURES if name.endswith("_mm")],
+        "validation: errors in 2D / crop width": [name for name in FIGURES if name.endswith("_2d")],
+    }
+    for axes, (title, names) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
+        for index, name in enumerate(names):
+            known = [(row["step"], row[name]) for row in rows if row[name] > 0]  # zero: truth that is not known
+            if known:
+                label = f"{name.removesuffix('_mm').removesuffix('_2d')}: {known[-1][1]:.3g}"
+                style, colour = "-" if index < len(_COLOURS) else "--", _COLOURS[index % len(_COLOURS)]
+                axes.plot(*zip(*known, strict=True), style, color=colour, label=label, linewidth=1.2)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7, which="both")
+        axes.grid(alpha=0.25, which="both", linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    figure.savefig(out / CURVES, dpi=110)
+    return out / CURVES
+
+
+def _tensor_board(out: Path, after: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(out / "tensorboard", purge_step=after + 1 if after else None)

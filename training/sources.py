@@ -1,0 +1,128 @@
+"""Where training data comes from, as a configuration says it; what has to be cut into crops first is cut here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hamuco.capture.recording import Recording
+from hamuco.training.crop_builders import LabelKind, crop_set_of_dataset, crop_set_of_recording
+from hamuco.training.crop_set import MARGIN, CropSet
+from hamuco.training.datasets.freihand import FreiHAND
+from hamuco.training.datasets.hanco import HanCo
+from hamuco.training.datasets.sample import Dataset
+from hamuco.training.loader import Source
+from hamuco.training.synthetic.crops import CropOptions
+from hamuco.training.synthetic.look import Preset
+
+KINDS = ("crops", "recording", "hanco", "freihand", "synthetic")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderConfig:
+    """What is rendered; views and size are the training's. The attributes are those of `CropOptions`.
+
+    With several processes, each renders with a seed of its own: seed, seed + 1, and so on.
+    """
+
+    preset: Preset = "room"
+    seed: int = 0
+    second_hand: float = 0.2
+    shift: float = 0.1
+    scale: float = 1.25
+    rotation: float = float(np.radians(20.0))
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> CropOptions:
+        return CropOptions(**asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Exactly one of the first five.
+
+    Attributes:
+        crops: folder of a crop set.
+        recording: a recording with labels, from `hamuco label`. Its crops are cut once and lie beside the labels.
+        hanco, freihand: folder of the data set; its training part, or in validation its test part. Its crops are cut into
+            the folder `crops` of the training, and can be given to another training as `crops`.
+        synthetic: hands that are rendered while training goes on.
+        labels: of a recording, the name of its labels, "landmarks" if not given; of a data set "truth" (the projected
+            joints) if not given, or "network" (what the landmark network says). Rendered hands have true labels.
+        truth: take the 3D truth of a synthetic recording along; other sources always bring what they have.
+        share: of every batch, relative to the other sources'.
+
+    Raises:
+        ValueError: none or several of the first five, or labels that there are not.
+    """
+
+    crops: Path | None = None
+    recording: Path | None = None
+    hanco: Path | None = None
+    freihand: Path | None = None
+    synthetic: RenderConfig | None = None
+    labels: str | None = None
+    truth: bool = False
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a source needs exactly one of {', '.join(KINDS)}; it has {', '.join(given) or 'none'}")
+        if self.labels is None:
+            return
+        if given[0] in ("crops", "synthetic"):
+            raise ValueError(f"labels = {self.labels!r} is for recordings and data sets, not for {given[0]}")
+        if given[0] != "recording" and self.labels not in ("truth", "network"):
+            raise ValueError(f"labels of a data set are 'truth' or 'network', not {self.labels!r}")
+
+
+Progress = Callable[[str, int, int], None]
+"""Is called with what is done, how much of it is done, and how much there is."""
+
+
+def prepare(source: SourceConfig, image_size: int, out: Path, validation: bool, progress: Progress) -> Source:
+    """A source that the loader can read. Cuts crops where that was not done before.
+
+    Args:
+        source: as configured.
+        image_size: px of the network's crops; stored ones show as much detail.
+        out: of the training.
+        validation: take a data set's test part.
+        progress: of cutting.
+
+    Raises:
+        ValueError, OSError: as the readers of recordings and data sets say.
+    """
+    size = round(MARGIN * image_size)
+
+    def cutting(done: int, total: int) -> None:
+        progress("cutting crops", done, total)
+
+    if source.synthetic is not None:
+        return Source(source.synthetic.options(), source.share)
+    if source.crops is not None:
+        return Source(CropSet(source.crops).path, source.share)
+    if source.recording is not None:
+        recording = Recording.open(source.recording)
+        crops = crop_set_of_recording(recording, source.labels or "landmarks", size, source.truth, cutting)
+        return Source(crops.path, source.share)
+    labels: LabelKind = "network" if source.labels == "network" else "truth"
+    dataset: Dataset
+    if source.hanco is not None:
+        dataset = HanCo(source.hanco, "test") if validation else HanCo(source.hanco, "train", "rgb")
+        name = f"hanco-{'test' if validation else 'train'}"
+    else:
+        assert source.freihand is not None
+        dataset = FreiHAND(source.freihand, "evaluation" if validation else "training")
+        name = f"freihand-{'evaluation' if validation else 'training'}"
+    path = out / "crops" / f"{name}-{labels}-{size}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        crop_set_of_dataset(dataset, path, labels, size, progress=cutting)
+    return Source(CropSet(path).path, source.share)

@@ -1,0 +1,171 @@
+"""Training: the loop, and what is written while it runs.
+
+A training is a folder with log.csv, curves.png, last.pt (from which it goes on), best.pt (the smallest validation figure)
+and config.toml. Everything random in a step is a function of the seed, the process and the step: so a training that was
+interrupted goes on exactly as it would have, on the same machine and with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.training.batch import Batch, tensors, to_device
+from hamuco.training.checkpoint import (
+    Checkpoint,
+    check_same_training,
+    load_checkpoint,
+    load_weights,
+    save,
+    written_by,
+)
+from hamuco.training.config import Precision, TrainConfig, config_values
+from hamuco.training.keeper import LAST, Keeper, Tell
+from hamuco.training.loader import LoaderOptions, batches
+from hamuco.training.losses import losses
+from hamuco.training.networks import backbones
+from hamuco.training.networks.hamuco import HaMuCo
+from hamuco.training.processes import Process, this_process
+from hamuco.training.sources import Progress, prepare
+
+BAD_BATCH = "bad_batch.pt"
+
+_DTYPES: Mapping[Precision, torch.dtype] = {"f32": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingError(ValueError):
+    """A training that cannot start, or that has gone wrong."""
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    resume: bool = False,
+    progress: Progress = lambda what, done, total: None,
+    tell: Tell = lambda line: None,
+) -> None:
+    """Train a network. Under torchrun, every process calls this.
+
+    Args:
+        config: what to do.
+        out: folder of the training; is made.
+        resume: go on from the last checkpoint in `out`, where there is one.
+        progress: of the steps, and of what comes before them.
+        tell: told what was reached, now and then.
+
+    Raises:
+        TrainingError: there is a training in `out` and it is not to be resumed; or a loss is not finite.
+        CheckpointError: the checkpoint is damaged, or of another training.
+        ValueError, OSError: a source cannot be read, or something cannot be written.
+    """
+    hand_model = load_hand_model()
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    with this_process(config.run.device) as here, ExitStack() as stack:
+        with here.before_the_others():
+            checkpoint = _begin(config, out, resume, here, tell)
+            if checkpoint is not None and checkpoint.step == config.steps:
+                return
+            sources = [prepare(one, config.model.estimator.image_size, out, False, progress) for one in config.sources]
+        torch.manual_seed(config.seed)
+        network = HaMuCo(config.model, hand_model).to(here.device)
+        optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
+        if checkpoint is not None:
+            load_weights(network, out / LAST, checkpoint, hand_model)
+            optimizer.load_state_dict(checkpoint.optimizer)
+            scaler.load_state_dict(checkpoint.scaler)
+        elif config.start.weights is not None:
+            load_weights(network, config.start.weights, load_checkpoint(config.start.weights), hand_model)
+        elif config.start.backbone is not None:
+            backbones.load_weights(network.estimator.backbone, config.start.backbone)
+
+        network.train()
+        parallel = network if here.ranks == 1 else DistributedDataParallel(network)
+        first = 0 if checkpoint is None else checkpoint.step
+
+        def state() -> Checkpoint:
+            parts = (network.state_dict(), optimizer.state_dict(), scaler.state_dict())
+            return Checkpoint(
+                step + 1, here.ranks, config_values(config), *parts, math.inf, hand_model.name, written_by()
+            )
+
+        keeper = stack.enter_context(closing(Keeper(config, out, network, progress, tell))) if here.first else None
+        if keeper:
+            keeper.begin(checkpoint)
+        feed = stack.enter_context(closing(batches(sources, _loader_options(config, here), config.augmentation, first)))
+        for step in range(first, config.steps):
+            batch = to_device(next(feed), here.device)
+            torch.manual_seed(_seed(config.seed, here.rank, step))
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step)
+            with torch.autocast(here.device.type, _DTYPES[config.precision], enabled=config.precision != "f32"):
+                hands = parallel(batch.views)
+            terms = losses(hands.single, hands.refined, batch, step, config.loss, network.hand.pose_mean)
+            numbers = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+            if wrong := [name for name, number in numbers.items() if not math.isfinite(number)]:
+                raise _gone_wrong(f"the loss {wrong[0]} is {numbers[wrong[0]]}", out, step, batch, network)
+            optimizer.zero_grad()
+            scaler.scale(terms["total"]).backward()
+            scaler.unscale_(optimizer)
+            length = float(clip_grad_norm_(network.parameters(), config.gradient_norm))
+            if not math.isfinite(length) and not scaler.is_enabled():  # a scaler leaves such steps out by itself
+                raise _gone_wrong(f"the gradient is {length}, of losses {numbers}", out, step, batch, network)
+            scaler.step(optimizer)
+            scaler.update()
+            if keeper:
+                keeper.after_step(step + 1, numbers, here.ranks * int(batch.views.valid.sum()), state)
+
+
+def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Tell) -> Checkpoint | None:
+    """Make the folder, and read the checkpoint to go on from, if there is one."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / LAST).is_file():
+        if resume and here.first:
+            tell(f"{out} has no checkpoint yet: the training begins anew")
+        return None
+    if not resume:
+        raise TrainingError(f"{out} has a training already: go on with --resume, or choose another folder with --out")
+    checkpoint = load_checkpoint(out / LAST)
+    check_same_training(out / LAST, checkpoint, config_values(config), here.ranks)
+    if here.first:
+        tell(f"going on after step {checkpoint.step} of {config.steps}")
+    return checkpoint
+
+
+def _loader_options(config: TrainConfig, here: Process) -> LoaderOptions:
+    return LoaderOptions(
+        batch=config.batch,
+        views=config.views,
+        size=config.model.estimator.image_size,
+        seed=config.seed,
+        workers=config.run.workers,
+        rank=here.rank,
+        ranks=here.ranks,
+    )
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _gone_wrong(what: str, out: Path, step: int, batch: Batch, network: HaMuCo) -> TrainingError:
+    """Keeps what is needed to see it happen again."""
+    values = tensors(batch)
+    save(out / BAD_BATCH, {"step": step, "batch": values, "network": network.state_dict()})
+    # Elsewhere NaN stands for what is not known.
+    strange = [name for name in ("half_angle", "pixels", "confidence") if not values[name].isfinite().all()]
+    reason = (
+        f"not finite in it: {', '.join(strange)}" if strange else "usual reasons are a large learning rate and fp16"
+    )
+    return TrainingError(
+        f"{what} at step {step}: the training stopped. The batch and the weights are in {out / BAD_BATCH}; {reason}"
+    )

@@ -1,0 +1,86 @@
+"""How good a network is on hands that it does not learn from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hamuco.training.alignment import align_views, fused_points, procrustes_rotations, relative_rotations
+from hamuco.training.batch import Batch
+from hamuco.training.metrics import joint_errors, mean, procrustes_aligned, root_aligned
+from hamuco.training.networks.hamuco import HaMuCoOutput
+from hamuco.training.networks.prediction import ROOT, HandPrediction
+
+Figure = Literal[
+    "single_mpjpe_mm",
+    "refined_mpjpe_mm",
+    "fused_mpjpe_mm",
+    "single_pa_mpjpe_mm",
+    "refined_pa_mpjpe_mm",
+    "fused_pa_mpjpe_mm",
+    "single_2d",
+    "refined_2d",
+]
+"""Of hands by each view alone, refined by all views, and fused: root-relative MPJPE and PA-MPJPE, which need 3D truth; and
+distances from 2D labels as a share of the crop's width."""
+
+FIGURES: tuple[Figure, ...] = get_args(Figure)
+
+
+@torch.no_grad()
+def validate(network: nn.Module, batches: Iterable[Batch], calibrated: bool) -> dict[str, float]:
+    """All figures; smaller is better, NaN where nothing is known to compare with.
+
+    Args:
+        network: `HaMuCo`, or what gives a `HaMuCoOutput` of views as it does; left in the mode in which it was.
+        batches: on the network's device.
+        calibrated: fuse by the cameras' rotations where they are known; else by Procrustes.
+    """
+    training = network.training
+    network.eval()
+    errors: defaultdict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    for batch in batches:
+        output: HaMuCoOutput = network(batch.views)
+        valid = batch.views.valid[..., None, None]
+        # (B, V, 21, 3) in the crops' axes; what is NaN is left out by the metrics.
+        turned = (batch.joints - batch.joints[:, ROOT : ROOT + 1])[:, None] @ batch.crop_from_world[..., :3, :3].mT
+        true = _numpy(torch.where(valid, turned, torch.nan))
+        points = {
+            "single": output.single.joints,
+            "refined": output.refined.joints,
+            "fused": fused_joints(output.refined, batch, calibrated),
+        }
+        for name, joints in points.items():
+            estimate = _numpy(joints)
+            errors[f"{name}_mpjpe_mm"].append(1000 * joint_errors(root_aligned(estimate, true, ROOT), true))
+            errors[f"{name}_pa_mpjpe_mm"].append(1000 * joint_errors(procrustes_aligned(estimate, true), true))
+        labelled = batch.views.valid[..., None] & (batch.confidence > 0)
+        for name, hands in (("single", output.single), ("refined", output.refined)):
+            # The crop is 2 wide in u and v.
+            distance = torch.linalg.vector_norm(hands.pixels - batch.pixels, dim=-1) / 2
+            errors[f"{name}_2d"].append(_numpy(torch.where(labelled, distance, torch.nan)))
+    network.train(training)
+    return {name: mean(np.concatenate([part.ravel() for part in errors[name]])) for name in FIGURES}
+
+
+def fused_joints(refined: HandPrediction, batch: Batch, calibrated: bool) -> Tensor:
+    """Fused joints (B, V, 21, 3) m in the axes of every view; the root is not exactly at zero."""
+    valid = batch.views.valid
+    points = torch.cat([refined.vertices, refined.joints], dim=-2)
+    points = torch.where(valid[..., None, None], points, 0.0)
+    rotations = procrustes_rotations(points)
+    if calibrated:
+        known = relative_rotations(batch.crop_from_world.to(points.dtype))
+        rotations = torch.where(known.isfinite(), known, rotations)
+    aligned = align_views(points, rotations, valid).apply(points[:, None])
+    return fused_points(aligned, valid.to(points.dtype))[..., refined.vertices.shape[-2] :, :]
+
+
+def _numpy(values: Tensor) -> NDArray[np.float64]:
+    return np.asarray(values.double().cpu().numpy())
