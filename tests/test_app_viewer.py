@@ -323,6 +323,16 @@ def test_browser_view_is_served_to_this_computer_only_and_ends_with_the_run(
     wait_until(lambda: not connects("127.0.0.1", web_port) and not connects("127.0.0.1", data_port))
 
 
+def test_the_viewer_keeps_no_usage_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    with ViewerLink(RIG, f"ipc://{tmp_path}/hands", "browser") as link:
+        assert link.alive
+    assert [path for path in home.rglob("*") if "analytics" in path.name] == []
+
+
 def test_without_a_display_one_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
