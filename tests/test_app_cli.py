@@ -17,7 +17,19 @@ from hamuco.streaming.publisher import Publisher
 def test_help_teaches() -> None:
     result = hamuco("--help")
     assert result.returncode == 0
-    for command in ("synth", "import", "live", "demo", "subscribe", "doctor", "bench"):
+    for command in (
+        "synth",
+        "import",
+        "label",
+        "train",
+        "export",
+        "evaluate",
+        "live",
+        "demo",
+        "subscribe",
+        "doctor",
+        "bench",
+    ):
         assert f" {command} " in result.stdout
     assert "Start with: hamuco doctor, then hamuco demo" in result.stdout
 
