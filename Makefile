@@ -36,7 +36,7 @@ $(DEMO_STAMP): pyproject.toml
 CLIP := app/demo_clip
 
 $(CLIP): | setup
-	$(VENV)/bin/hamuco synth $@ --rig ring4 --seconds 8 --hands 2 --seed 6 --preset room --codec h264
+	$(VENV)/bin/hamuco synth $@ --rig ring4 --seconds 8 --hands 2 --seed 10 --preset room --codec h264
 
 lint: setup
 	$(VENV)/bin/ruff check .

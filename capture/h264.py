@@ -24,7 +24,8 @@ class H264Writer:
             raise OSError('H.264 needs PyAV: pip install av, or choose the codec "mjpeg"') from error
 
         self._av = av
-        self._container = av.open(str(path), "w")
+        # Without a random identity and the library's version in the file, the same images make the same bytes.
+        self._container = av.open(str(path), "w", options={"fflags": "+bitexact"})
         self._stream = self._container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1001), options=_QUALITY
         )

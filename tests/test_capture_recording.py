@@ -188,6 +188,15 @@ def test_h264_is_a_fraction_of_the_size_and_nearly_as_good(tmp_path: Path) -> No
     assert sizes["h264"] < 0.4 * sizes["mjpeg"]
 
 
+def test_h264_of_the_same_images_is_the_same_file(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        with RecordingWriter(tmp_path / name, make_rig("a"), fps=30.0, codec="h264") as writer:
+            for frame_set in moving_sets(5):
+                writer.write(frame_set)
+    one, other = ((tmp_path / name / "a.mkv").read_bytes() for name in ("one", "other"))
+    assert one == other
+
+
 @pytest.mark.parametrize("size", [(161, 120), (160, 121)])
 def test_a_size_that_no_video_has_is_an_error_before_anything_is_written(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(RecordingError, match=rf"camera 'a' has {size[0]}x{size[1]} px: a video needs an even"):
