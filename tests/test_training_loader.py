@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import fields, replace
@@ -177,3 +179,22 @@ def test_what_makes_no_sense_is_said(recorded: Path, tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="empty has no sample: was a hand found"):
         take([Source(tmp_path / "empty")], OPTIONS, 1)
+
+
+def test_workers_end_quietly(rendered: Path, tmp_path: Path) -> None:
+    script = tmp_path / "read.py"
+    script.write_text(
+        f"""
+from contextlib import closing
+from pathlib import Path
+from hamuco.training.augment import PLAIN
+from hamuco.training.loader import LoaderOptions, Source, batches
+
+if __name__ == "__main__":
+    for _ in range(4):  # one spawned worker in three aborts
+        with closing(batches([Source(Path({str(rendered)!r}))], LoaderOptions(batch=2, workers=1), PLAIN)) as feed:
+            next(feed)
+"""
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -139,7 +139,9 @@ def _reader(stored: StoredBatches, workers: int, start: int) -> Iterator[Batch]:
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # or it would draw from the training's own
         prefetch_factor=_PREFETCH,
-        multiprocessing_context="spawn",  # forking a process that has threads, as torch makes them, can lock up
+        # Forking a process that has threads, as torch makes them, can lock up; spawned workers of torch 2.13 abort now and
+        # then at their end, in destructors that processes of the fork server leave out.
+        multiprocessing_context="forkserver",
         worker_init_fn=_begin_worker,
     )
     return iter(loader)
