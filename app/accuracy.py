@@ -12,12 +12,12 @@ import numpy as np
 from rich.console import Console
 
 from hamuco.app.accuracy_tables import LIVE, Run, print_run, save_run
-from hamuco.app.pipeline import Pipeline
 from hamuco.app.report import machine_name
 from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Rig
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
+from hamuco.fusion.pipeline import Pipeline
 from hamuco.training.accuracy_plots import PlotError, draw_plots
 from hamuco.training.datasets.footage import decode
 from hamuco.training.datasets.freihand import FreiHAND

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hamuco.app.pipeline import Pipeline, Result
 from hamuco.app.report import Report
 from hamuco.app.truth_monitor import TruthMatch, TruthMonitor
 from hamuco.app.view_link import ViewerLink
@@ -18,6 +17,7 @@ from hamuco.capture.grabber import CameraEvent, Grabbers
 from hamuco.capture.replay import Pace
 from hamuco.capture.source import SourceConfig
 from hamuco.capture.synchronizer import Synchronizer
+from hamuco.fusion.pipeline import Pipeline, Result
 from hamuco.streaming.publisher import Publisher
 
 # How long a set waits for a live camera that does not deliver, before it goes on without it.

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hamuco.app.pipeline import Result
 from hamuco.app.truth_monitor import TruthMatch
 from hamuco.calibration.camera import Rig
 from hamuco.fusion.hand import HandSet
 from hamuco.fusion.observation import Observation
+from hamuco.fusion.pipeline import Result
 from hamuco.fusion.refine import RigRefiner
 
 FloatArray = NDArray[np.float64]

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.live import Live
 
 from hamuco.app.live import LiveRun, Status
-from hamuco.app.pipeline import Pipeline
 from hamuco.app.status import print_summary, status_line
 from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.app.view_link import ViewerLink, Where
@@ -28,6 +27,7 @@ from hamuco.capture.replay import Pace, ReplayConfig
 from hamuco.capture.source import SourceConfig, SourceError
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.fusion.pipeline import Pipeline
 from hamuco.streaming.publisher import Publisher
 from hamuco.training.synthetic.truth import Truth
 

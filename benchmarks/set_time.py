@@ -22,11 +22,11 @@ from footage import decoded_sets, make_recording
 from rich.console import Console
 from rich.table import Table
 
-from hamuco.app.pipeline import Pipeline
 from hamuco.app.report import machine_name
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.capture.synchronizer import Synchronizer
+from hamuco.fusion.pipeline import Pipeline
 from hamuco.streaming.publisher import Publisher
 from hamuco.streaming.subscriber import HamucoSubscriber
 from hamuco.training.datasets.footage import FOUR_CAMERAS

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from footage import decoded_sets, make_recording
 
-from hamuco.app.pipeline import Pipeline
 from hamuco.app.report import Report
 from hamuco.capture.frame import FrameSet
+from hamuco.fusion.pipeline import Pipeline
 from hamuco.streaming.publisher import Publisher
 from hamuco.training.datasets.footage import FOUR_CAMERAS
 

@@ -18,7 +18,6 @@ from capture_footage import make_recording
 from hands_for_streaming import example_hand
 
 from hamuco.app.live import LiveRun, Status
-from hamuco.app.pipeline import Pipeline
 from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
@@ -28,6 +27,7 @@ from hamuco.capture.replay import Pace, replay_configs
 from hamuco.capture.source import OpenCVConfig
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.fusion.hand import Hand
+from hamuco.fusion.pipeline import Pipeline
 from hamuco.streaming.messages import HandMessage
 from hamuco.streaming.publisher import Publisher
 from hamuco.streaming.subscriber import HamucoSubscriber

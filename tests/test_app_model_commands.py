@@ -17,7 +17,6 @@ from exact_hands import network_outputs
 from numpy.typing import NDArray
 from small_training import small_config
 
-from hamuco.app.pipeline import Pipeline
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.capture.recording import RecordingWriter
@@ -27,6 +26,7 @@ from hamuco.engine.hamuco_views import HaMuCoEstimator
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.engine.landmarks import LandmarkEstimator
 from hamuco.engine.view_hand import Region
+from hamuco.fusion.pipeline import Pipeline
 from hamuco.training.checkpoint import Checkpoint, save_checkpoint, written_by
 from hamuco.training.config import config_values
 from hamuco.training.datasets.footage import decode

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from hamuco.app.doctor import Finding
 from hamuco.app.live import Status
-from hamuco.app.pipeline import Result
 from hamuco.app.status import print_findings, print_summary, status_line
 from hamuco.app.truth_monitor import TruthMatch
+from hamuco.fusion.pipeline import Result
 
 SPREAD = {"median": None, "p95": None}
 NONE = {"mean": None, **SPREAD}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -39,6 +40,28 @@ def test_every_code_folder_is_listed() -> None:
     assert {"hamuco." + ".".join(source.parent.relative_to(ROOT).parts) for source in sources} == set(
         SETUPTOOLS["packages"]
     )
+
+
+# What each room may import besides itself; app may import all.
+IMPORTS: dict[str, set[str]] = {
+    "calibration": set(),
+    "capture": {"calibration"},
+    "engine": {"calibration", "capture"},
+    "fusion": {"calibration", "capture", "engine"},
+    "streaming": {"fusion"},
+    "training": {"calibration", "capture", "engine", "fusion"},
+}
+
+
+@pytest.mark.parametrize("room", IMPORTS)
+def test_rooms_import_only_what_is_below_them(room: str) -> None:
+    imported = {
+        node.module.split(".")[1]
+        for source in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hamuco.")
+    }
+    assert imported - {room} <= IMPORTS[room]
 
 
 def test_every_data_file_is_packed() -> None:

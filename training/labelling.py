@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hamuco.app.pipeline import Pipeline
 from hamuco.calibration.camera import Camera
 from hamuco.capture.frame import FrameSet
 from hamuco.capture.recording import Recording
 from hamuco.engine.landmarks import regions_from_joints
 from hamuco.fusion.hand import Hand
 from hamuco.fusion.observation import Observation
+from hamuco.fusion.pipeline import Pipeline
 from hamuco.fusion.track import HandTracker
 from hamuco.training.datasets.footage import decode, planned_sets
 from hamuco.training.labels import SIDES, Label, Labels, LabelsError, collect, fingerprint, labels_path
