@@ -33,9 +33,14 @@ ROUNDING = 1e-12
 
 
 def compute(
-    single: HandPrediction, refined: HandPrediction, batch: Batch, step: int = 0, config: LossConfig | None = None
+    single: HandPrediction,
+    refined: HandPrediction,
+    batch: Batch,
+    step: int = 0,
+    config: LossConfig | None = None,
 ) -> dict[str, Tensor]:
-    return losses(single, refined, batch, step, config or LossConfig(), LAYER.pose_mean)
+    """Of a network whose locator finds the joints where the hand by each view alone has them."""
+    return losses(single, refined, batch, step, config or LossConfig(), LAYER.pose_mean, single.pixels)
 
 
 def reached(loss: Tensor, hands: HandPrediction) -> set[str]:
@@ -44,7 +49,19 @@ def reached(loss: Tensor, hands: HandPrediction) -> set[str]:
 
 def test_the_weights_are_the_papers() -> None:
     weights = asdict(LossWeights())
-    assert list(weights.values()) == [1, 1, 1, 1, 1, 0.01, 0.01, 0, 0, 0]
+    assert list(weights.values()) == [
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        0.01,
+        0.01,
+        0,
+        0,
+        0,
+    ]  # the third is not among the paper's losses
 
 
 def test_the_total_is_the_weighted_sum() -> None:
@@ -106,9 +123,20 @@ def test_labels_count_by_their_confidence() -> None:
     assert compute(hands, hands, none)["single_pixels"] == 0
 
 
+def test_located_joints_are_compared_with_the_labels() -> None:
+    batch = true_batch()
+    hands, located = true_hands(batch), noisy_hands(batch, 1).pixels.detach()
+    terms = losses(hands, hands, batch, 0, LossConfig(), LAYER.pose_mean, located)
+    assert terms["located_pixels"].item() == pytest.approx(
+        compute(noisy_hands(batch, 1), hands, batch)["single_pixels"].item(), rel=ROUNDING
+    )
+    assert losses(hands, hands, batch, 0, LossConfig(), LAYER.pose_mean)["located_pixels"] == 0  # no locator
+
+
 REACH = {
     "single_pixels": ({"pixels"}, set()),
     "refined_pixels": (set(), {"pixels"}),
+    "located_pixels": ({"pixels"}, set()),
     "consistency": (set(), {"vertices", "joints"}),
     "distillation": ({"vertices", "joints"}, set()),
     "shape_prior": ({"betas"}, set()),

@@ -57,7 +57,7 @@ def test_the_backbone_sees_normalized_rgb() -> None:
     estimator.backbone = seen  # type: ignore[assignment]
     crops = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     crops[0, 5, 7] = torch.tensor([10, 100, 255])  # blue, green, red
-    raw, _ = estimator.regress(crops)
+    raw, _, _ = estimator.regress(crops)
     assert raw.shape == (1, OUTPUTS)
     expected = torch.tensor([(1.0 - 0.485) / 0.229, (100 / 255 - 0.456) / 0.224, (10 / 255 - 0.406) / 0.225])
     torch.testing.assert_close(seen.images[0, :, 5, 7], expected)

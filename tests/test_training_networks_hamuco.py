@@ -86,9 +86,10 @@ def test_views_change_places_without_changing_anything(network: HaMuCo) -> None:
     with torch.no_grad():
         one, other = network(views), network(moved)
     back = order.argsort()
-    restored = HaMuCoOutput(
-        *(HandPrediction(*(t[:, back] for t in _tensors(hands))) for hands in (other.single, other.refined))
+    single, refined = (
+        HandPrediction(*(t[:, back] for t in _tensors(hands))) for hands in (other.single, other.refined)
     )
+    restored = HaMuCoOutput(single, refined)
     _assert_close(one, restored, VALID)
 
 

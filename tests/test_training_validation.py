@@ -25,7 +25,7 @@ class Answers(nn.Module):
 
     def __init__(self, single: HandPrediction, refined: HandPrediction) -> None:
         super().__init__()
-        self._output = HaMuCoOutput(single, refined)
+        self._output = HaMuCoOutput(single, refined, single.pixels)
 
     def forward(self, views: Views) -> HaMuCoOutput:
         assert not self.training

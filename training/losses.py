@@ -28,6 +28,8 @@ class LossWeights:
     """2D labels, hands by each view alone; multiplied with the confidence of the label."""
     refined_pixels: float = 1.0
     """2D labels, refined hands."""
+    located_pixels: float = 1.0
+    """2D labels, joints of the estimator's locator, where it has one; the paper's has none."""
     consistency: float = 1.0
     """Refined hands of several views agree with each other."""
     distillation: float = 1.0
@@ -70,6 +72,7 @@ def losses(
     step: int,
     config: LossConfig,
     pose_mean: Tensor,
+    located: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All losses by the names of their weights, not weighted, and their weighted sum as "total".
 
@@ -82,11 +85,15 @@ def losses(
         step: even steps pull each view towards the other views, odd ones towards the fused hand.
         config: weights and variants.
         pose_mean: (45,) of the hand model, rad.
+        located: (B, V, 21, 2) u, v of a locator.
     """
     valid = batch.views.valid
     terms = {
-        "single_pixels": _pixel_loss(single, batch, config.min_confidence),
-        "refined_pixels": _pixel_loss(refined, batch, config.min_confidence),
+        "single_pixels": _pixel_loss(single.pixels, batch, config.min_confidence),
+        "refined_pixels": _pixel_loss(refined.pixels, batch, config.min_confidence),
+        "located_pixels": refined.pixels.new_zeros(())
+        if located is None
+        else _pixel_loss(located, batch, config.min_confidence),
         **_agreement(single, refined, batch, step, config),
         "shape_prior": _mean(single.betas.abs(), valid),
         "single_pose_prior": _pose_prior(single, valid, pose_mean),
@@ -97,12 +104,12 @@ def losses(
     return {**terms, "total": total}
 
 
-def _pixel_loss(hands: HandPrediction, batch: Batch, min_confidence: float) -> Tensor:
+def _pixel_loss(pixels: Tensor, batch: Batch, min_confidence: float) -> Tensor:
     """Differences to 2D labels times their confidence; the mean is over the labels, not over their confidences."""
     labelled = batch.views.valid[..., None] & (batch.confidence > min_confidence)  # (B, V, 21)
     labels = torch.where(labelled[..., None], batch.pixels, 0.0)
     confidence = torch.where(labelled, batch.confidence, 0.0)[..., None]
-    return _mean(confidence * (hands.pixels - labels).abs(), labelled)
+    return _mean(confidence * (pixels - labels).abs(), labelled)
 
 
 def _agreement(

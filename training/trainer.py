@@ -38,7 +38,7 @@ from hamuco.training.sources import Progress, prepare
 
 BAD_BATCH = "bad_batch.pt"
 
-_DTYPES: Mapping[Precision, torch.dtype] = {"f32": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES: Mapping[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingError(ValueError):
@@ -77,7 +77,9 @@ def train(
             sources = [prepare(one, config.model.estimator.image_size, out, False, progress) for one in config.sources]
         torch.manual_seed(config.seed)
         network = HaMuCo(config.model, hand_model).to(here.device)
-        optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
         scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
         if checkpoint is not None:
             load_weights(network, out / LAST, checkpoint, hand_model)
@@ -109,7 +111,7 @@ def train(
                 group["lr"] = config.rate(step)
             with torch.autocast(here.device.type, _DTYPES[config.precision], enabled=config.precision != "f32"):
                 hands = parallel(batch.views)
-            terms = losses(hands.single, hands.refined, batch, step, config.loss, network.hand.pose_mean)
+            terms = losses(hands.single, hands.refined, batch, step, config.loss, network.hand.pose_mean, hands.located)
             numbers = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
             if wrong := [name for name, number in numbers.items() if not math.isfinite(number)]:
                 raise _gone_wrong(f"the loss {wrong[0]} is {numbers[wrong[0]]}", out, step, batch, network)

@@ -26,6 +26,7 @@ Figure = Literal[
     "fused_pa_mpjpe_mm",
     "single_2d",
     "refined_2d",
+    "located_2d",
 ]
 """Of hands by each view alone, refined by all views, and fused: root-relative MPJPE and PA-MPJPE, which need 3D truth; and
 distances from 2D labels as a share of the crop's width."""
@@ -61,12 +62,15 @@ def validate(network: nn.Module, batches: Iterable[Batch], calibrated: bool) -> 
             errors[f"{name}_mpjpe_mm"].append(1000 * joint_errors(root_aligned(estimate, true, ROOT), true))
             errors[f"{name}_pa_mpjpe_mm"].append(1000 * joint_errors(procrustes_aligned(estimate, true), true))
         labelled = batch.views.valid[..., None] & (batch.confidence > 0)
-        for name, hands in (("single", output.single), ("refined", output.refined)):
+        pixels = {"single": output.single.pixels, "refined": output.refined.pixels, "located": output.located}
+        for name, places in pixels.items():
+            if places is None:
+                continue
             # The crop is 2 wide in u and v.
-            distance = torch.linalg.vector_norm(hands.pixels - batch.pixels, dim=-1) / 2
+            distance = torch.linalg.vector_norm(places - batch.pixels, dim=-1) / 2
             errors[f"{name}_2d"].append(_numpy(torch.where(labelled, distance, torch.nan)))
     network.train(training)
-    return {name: mean(np.concatenate([part.ravel() for part in errors[name]])) for name in FIGURES}
+    return {name: mean([error for part in errors[name] for error in part.ravel()]) for name in FIGURES}
 
 
 def fused_joints(refined: HandPrediction, batch: Batch, calibrated: bool) -> Tensor:

@@ -10,11 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 """Feature maps (N, channels, S / stride, S / stride) at strides 4, 8, 16 and 32."""
 
 STRIDES = (4, 8, 16, 32)
+
+
+def resized(maps: Tensor, size: int) -> Tensor:
+    """Maps (N, C, S, S) as (N, C, size, size)."""
+    if maps.shape[-1] == size:
+        return maps
+    return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
 
 
 class BackboneError(ValueError):
@@ -233,10 +241,21 @@ class _InvertedBottleneck(nn.Module):
 def _conv(
     channels: int, out: int, kernel: int, stride: int = 1, *, groups: int = 1, relu: bool = True
 ) -> nn.Sequential:
+    convolution = _DepthwiseConv2d if groups > 1 else nn.Conv2d
     layers = nn.Sequential(
-        nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)
+        convolution(channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)
     )
     return layers.append(nn.ReLU()) if relu else layers
+
+
+class _DepthwiseConv2d(nn.Conv2d):
+    """On a CPU always in single precision: torch takes ten times as long for its gradients in bfloat16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu":
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float())
 
 
 def _initialize(network: nn.Module) -> None:

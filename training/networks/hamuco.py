@@ -30,7 +30,7 @@ class HaMuCoConfig:
 
 CONFIGS = {
     "hamuco-s": HaMuCoConfig(
-        EstimatorConfig(backbone="mobile", image_size=128, head_width=192),
+        EstimatorConfig(backbone="mobile", image_size=128, head_width=192, locator=(48, 16)),
         InteractionConfig(location_width=16, map_size=4, width=192, readout_width=16),
     ),
     "hamuco-r18": HaMuCoConfig(),
@@ -56,10 +56,12 @@ class HaMuCoOutput:
     Attributes:
         single: by each view alone.
         refined: by all views; its shapes are the single view's, without gradients.
+        located: (B, V, 21, 2) u, v of the joints, by the estimator's locator, if it has one.
     """
 
     single: HandPrediction
     refined: HandPrediction
+    located: Tensor | None = None
 
 
 class HaMuCo(nn.Module):
@@ -76,17 +78,18 @@ class HaMuCo(nn.Module):
         """Views that are not valid are left out before the first layer: not even batch statistics know them."""
         valid = views.valid
         half_angle = torch.where(valid, views.half_angle, 0.0)
-        raw, maps = self.estimator.regress(views.images[valid])
+        raw, located, maps = self.estimator.regress(views.images[valid])
         parameters = self.estimator.readout(spread(raw, valid))
         single = self.decode(parameters, half_angle)
         nodes = self.interaction.nodes(maps, location(single)[valid], parameters.pose[valid], half_angle[valid])
         better = self.interaction.refine(spread(nodes, valid), valid)
         better = replace(better, betas=parameters.betas.detach())
-        return HaMuCoOutput(single, self.decode(better, half_angle))
+        places = None if located is None else spread(located, valid)
+        return HaMuCoOutput(single, self.decode(better, half_angle), places)
 
     def single_view(self, views: Views) -> HandPrediction:
         """The hands (B, V) by each view alone, without the work for the others."""
-        raw, _ = self.estimator.regress(views.images[views.valid])
+        raw, _, _ = self.estimator.regress(views.images[views.valid])
         half_angle = torch.where(views.valid, views.half_angle, 0.0)
         return self.decode(self.estimator.readout(spread(raw, views.valid)), half_angle)
 

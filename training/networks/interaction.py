@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hamuco.engine.hand_model import JOINTS, LANDMARKS
-from hamuco.training.networks.backbones import Maps
+from hamuco.training.networks.backbones import Maps, resized
 from hamuco.training.networks.parameters import OUTPUTS, HandParameters, ParameterReadout, start_at_zero
 
 
@@ -32,6 +32,8 @@ class InteractionConfig:
         readout_width: features per joint that the head reads the hand from.
         dropout: in graph convolutions.
         random_views: hide random views in training, from each layer others, so that any number of views will do.
+        attention: have the branch in which the joints of all views attend to each other.
+        shared: have the branch whose maximum over the views comes back to each of them.
     """
 
     location_width: int = 64
@@ -43,6 +45,12 @@ class InteractionConfig:
     readout_width: int = 32
     dropout: float = 0.1
     random_views: bool = True
+    attention: bool = True
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.attention and not self.shared:
+            raise ValueError("attention and shared are both off: the views would not see each other")
 
 
 class Interaction(nn.Module):
@@ -127,10 +135,7 @@ class GraphFeatures(nn.Module):
     def forward(self, maps: Maps, location: Tensor, pose: Tensor, half_angle: Tensor) -> Tensor:
         known = torch.cat([location.flatten(1), pose[:, 1:].flatten(1), half_angle[:, None]], dim=1)
         embedded = self.location(known).unflatten(1, (LANDMARKS, -1))
-        own = self.joint_maps(maps[3])
-        if own.shape[-1] != self._map_size:
-            own = F.interpolate(own, size=(self._map_size, self._map_size), mode="bilinear", align_corners=False)
-        own = own.flatten(2).unflatten(1, (LANDMARKS, -1)).flatten(2)
+        own = resized(self.joint_maps(maps[3]), self._map_size).flatten(2).unflatten(1, (LANDMARKS, -1)).flatten(2)
         # Detached, as in the paper: where to look is not learnt from what is found there.
         at = location[:, :, None, :2].detach()  # (N, 21, 1, 2)
         sampled = [F.grid_sample(level.float(), at, align_corners=False)[..., 0] for level in maps[:3]]
@@ -143,8 +148,8 @@ class _InteractionLayer(nn.Module):
     def __init__(self, width: int, config: InteractionConfig) -> None:
         super().__init__()
         self._random_views = config.random_views
-        self.attention = _Attention(width, config.heads)
-        self.shared = _GraphConvolutions(width, width, config.dropout)
+        self.attention = _Attention(width, config.heads) if config.attention else None
+        self.shared = _GraphConvolutions(width, width, config.dropout) if config.shared else None
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Tokens (B, V, 21, D) and which views are valid (B, V), in each sample one at least."""
@@ -155,9 +160,10 @@ class _InteractionLayer(nn.Module):
             present = valid.sum(dim=1)
             pooled = random_views(valid, present)
             visible = random_views(visible, present[:, None].expand_as(valid), first=itself)
-        shared = self.shared(x).masked_fill(~pooled[..., None, None], -torch.inf).amax(dim=1, keepdim=True)
-        attended: Tensor = self.attention(x, visible)
-        mixed: Tensor = attended + shared
+        mixed = x if self.attention is None else self.attention(x, visible)
+        if self.shared is not None:
+            features = self.shared(x).masked_fill(~pooled[..., None, None], -torch.inf)
+            mixed = mixed + features.amax(dim=1, keepdim=True)
         return mixed
 
 

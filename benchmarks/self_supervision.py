@@ -1,0 +1,264 @@
+"""Does HaMuCo learn 3D hands from 2D pseudo labels alone, and what is each of its parts worth?
+
+    python benchmarks/self_supervision.py FOLDER [--samples N] [--start-steps N] [--steps N] [--validation N] [--views V]
+
+Makes all that it needs in FOLDER, and what is there already is not made again. Hands are rendered, and labelled by the
+landmark network, which was trained on real hands; training sees these labels and the cameras, and no 3D truth. First the
+estimator learns from the labels by itself, in the place of the paper's ImageNet weights. From there every variant goes on
+for the same number of steps. They are measured, with truth, on hands of another seed.
+
+"Labels triangulated" takes the same labels of the same crops: RANSAC over pairs of views, then reweighted least squares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from hamuco.fusion.triangulate import triangulate
+from hamuco.training.augment import PLAIN
+from hamuco.training.checkpoint import load_network
+from hamuco.training.config import config_from
+from hamuco.training.crop_builders import crop_set_of_stream
+from hamuco.training.crop_set import CropSet
+from hamuco.training.keeper import LAST
+from hamuco.training.loader import LoaderOptions, Source, batches
+from hamuco.training.metrics import joint_errors, mean, procrustes_aligned, root_aligned
+from hamuco.training.networks.prediction import ROOT
+from hamuco.training.synthetic.crops import CropOptions
+from hamuco.training.synthetic.look import Preset
+from hamuco.training.trainer import train
+from hamuco.training.validation import validate
+
+FloatArray = NDArray[np.float64]
+
+PRESETS: tuple[Preset, ...] = ("room", "hard")
+TRAINING_SEED, VALIDATION_SEED = 20, 920
+BATCH = 16
+SIGMA = 0.03  # of a label, half crops; as live tracking assumes of the landmark network
+NAN = float("nan")
+
+# What every variant changes in the configuration.
+LABELS, BASELINE = "labels triangulated", "no cross-view network"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "HaMuCo": {},
+    BASELINE: {"loss.weights": {"refined_pixels": 0.0, "consistency": 0.0, "distillation": 0.0}},
+    "no attention branch": {"model.interaction": {"attention": False}},
+    "no shared branch": {"model.interaction": {"shared": False}},
+    "no consistency": {"loss.weights": {"consistency": 0.0}},
+    "no distillation": {"loss.weights": {"distillation": 0.0}},
+    "uncalibrated": {"loss": {"calibrated": False}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Figures of a method, on hands of a preset.
+
+    Attributes:
+        pa_mm: PA-MPJPE of what each view says alone, of what it says after it heard the others, and of the fused hand; of
+            labels only the last.
+        root_mm: MPJPE after the roots are laid on each other, of the same.
+        share: of the hands that the figures are about.
+    """
+
+    preset: Preset
+    method: str
+    pa_mm: tuple[float, float, float]
+    root_mm: tuple[float, float, float]
+    share: float = 1.0
+
+
+def configuration(folder: Path, steps: int, views: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Plain values of a training: the paper's losses and weights, and labels of the landmark network."""
+    values: dict[str, Any] = {
+        "seed": 1,
+        "steps": steps,
+        "batch": BATCH,
+        "views": views,
+        "precision": "bf16",
+        "learning_rate": 1e-3,
+        "warmup_steps": min(200, steps // 10),
+        "start": {"network": "hamuco-s"},
+        "model": {"interaction": {}},
+        "sources": [{"crops": str(crops_at(folder, preset, TRAINING_SEED))} for preset in PRESETS],
+        "loss": {"weights": {}},
+        "augmentation": {"rotation": 0.35, "shift": 0.07, "scale": 1.15, "occluder": 0.2},
+        "run": {"workers": 1, "log_every": 50, "checkpoint_every": 500},
+    }
+    for table, entries in changes.items():
+        place = values
+        for name in table.split("."):
+            place = place[name]
+        place |= entries
+    return values
+
+
+def crops_at(folder: Path, preset: Preset, seed: int) -> Path:
+    return folder / "crops" / f"{preset}-{seed}"
+
+
+def make_crops(folder: Path, samples: int, validation: int, views: int, progress: Progress) -> None:
+    """Render and label what is not there yet; `samples` are those of all presets together."""
+    for seed, count in ((VALIDATION_SEED, validation), (TRAINING_SEED, samples // len(PRESETS))):
+        for preset in PRESETS:
+            path = crops_at(folder, preset, seed)
+            if path.exists():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            task = progress.add_task(f"labelling {path.name}", total=count)
+            crop_set_of_stream(
+                CropOptions(preset=preset, views=views, seed=seed),
+                path,
+                count,
+                "network",
+                progress=lambda done, _, task=task: progress.update(task, completed=done),  # type: ignore[misc]
+            )
+
+
+def run_training(folder: Path, name: str, values: dict[str, Any], progress: Progress) -> Path:
+    """Train, or go on with it where it was interrupted; its last checkpoint."""
+    out = folder / name.replace(" ", "-").lower()
+    task = progress.add_task(name, total=values["steps"])
+    train(
+        config_from(values, name),
+        out,
+        resume=(out / LAST).is_file(),
+        progress=lambda what, done, total: progress.update(
+            task, description=f"{name}: {what}", completed=done, total=total
+        ),
+    )
+    return out / LAST
+
+
+def start_backbone(folder: Path, steps: int, views: int, progress: Progress) -> Path:
+    """Weights of a backbone that has seen hands: of an estimator that learnt from the labels by itself."""
+    path = folder / "backbone.pt"
+    if not path.is_file():
+        values = configuration(folder, steps, views, VARIANTS[BASELINE])
+        network, _ = load_network(run_training(folder, "start", values, progress))
+        torch.save(network.estimator.backbone.state_dict(), path)
+    return path
+
+
+def triangulated(preset: Preset, crops: CropSet) -> Row:
+    """What the labels say without any training, of hands with labels in two views or more."""
+    pa, root = [], []
+    for sample in range(len(crops)):
+        views = [crops.view(number) for number in crops.views_of(sample)]
+        views = [view for view in views if (view.confidence > 0).all()]
+        if len(views) < 2:
+            continue
+        rotations = np.stack([view.crop_from_world[:3, :3] for view in views])
+        origins = -np.einsum("vji,vj->vi", rotations, np.stack([view.crop_from_world[:3, 3] for view in views]))
+        focal = np.array([view.focal for view in views])
+        offsets = (np.stack([view.pixels for view in views]) - (crops.size - 1) / 2) / focal[:, None, None]
+        rays = np.concatenate([offsets, np.ones((*offsets.shape[:2], 1))], axis=-1) @ rotations
+        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+        sigmas = SIGMA * crops.size / 2 / crops.margin / focal
+        points = triangulate(np.broadcast_to(origins[:, None], rays.shape), rays, sigmas).points
+        true = crops.truth(sample).joints
+        pa.append(1e3 * joint_errors(procrustes_aligned(points, true), true).mean())
+        root.append(1e3 * joint_errors(root_aligned(points, true, ROOT), true).mean())
+    return Row(preset, LABELS, (NAN, NAN, mean(pa)), (NAN, NAN, mean(root)), len(pa) / max(len(crops), 1))
+
+
+def measured(preset: Preset, method: str, checkpoint: Path, crops: CropSet, views: int) -> Row:
+    """A network on all hands of a crop set, unspoiled."""
+    network, config = load_network(checkpoint)
+    options = LoaderOptions(batch=BATCH, views=views, size=config.model.estimator.image_size)
+    with closing(batches([Source(crops.path)], options, PLAIN)) as endless:
+        figures = validate(network, islice(endless, len(crops) // BATCH), config.loss.calibrated)
+    # Without the cross-view network nothing has trained what would refine and fuse.
+    stages = ("single",) if method == BASELINE else ("single", "refined", "fused")
+    pa, root = (
+        [figures[f"{stage}_{kind}mpjpe_mm"] if stage in stages else NAN for stage in ("single", "refined", "fused")]
+        for kind in ("pa_", "")
+    )
+    return Row(preset, method, (pa[0], pa[1], pa[2]), (root[0], root[1], root[2]))
+
+
+def show(rows: Sequence[Row], folder: Path) -> None:
+    """Print the tables; write them as Markdown and CSV, and a picture."""
+    heads = ("single-view", "multi-view", "fused")
+    lines = []
+    for preset in PRESETS:
+        own = [row for row in rows if row.preset == preset]
+        table = Table("PA-MPJPE (root-relative MPJPE), mm", *heads, "hands", title=preset)
+        lines += [
+            f"**{preset}**",
+            "",
+            f"| PA-MPJPE (root-relative), mm | {' | '.join(heads)} | hands |",
+            "|---|---|---|---|---|",
+        ]
+        for row in own:
+            cells = [
+                "" if np.isnan(pa) else f"{pa:.1f} ({root:.1f})"
+                for pa, root in zip(row.pa_mm, row.root_mm, strict=True)
+            ]
+            cells = [row.method, *cells, f"{100 * row.share:.1f} %"]
+            table.add_row(*cells)
+            lines.append(f"| {' | '.join(cells)} |")
+        Console(width=110).print(table)
+        lines.append("")
+    (folder / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["preset", "method", *(f"{kind}_{head}_mm" for kind in ("pa", "root") for head in heads), "share"]
+        )
+        writer.writerows([row.preset, row.method, *row.pa_mm, *row.root_mm, row.share] for row in rows)
+    figure = Figure(figsize=(11.0, 4.0), layout="constrained")
+    for panel, preset in zip(figure.subplots(1, len(PRESETS), sharey=True), PRESETS, strict=True):
+        own = [row for row in rows if row.preset == preset]
+        for stage, head in enumerate(heads):
+            places = np.arange(len(own)) + 0.27 * (1 - stage)
+            panel.barh(places, [row.pa_mm[stage] for row in own], 0.25, label=head)
+        panel.set_yticks(np.arange(len(own)), [row.method for row in own])
+        panel.invert_yaxis()
+        panel.set_xlabel("PA-MPJPE, mm")
+        panel.set_title(preset)
+        panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False)
+    figure.savefig(folder / "table.png", dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--samples", type=int, default=12_000, help="hands to learn from")
+    parser.add_argument("--validation", type=int, default=400, help="hands to measure on, of each preset")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--start-steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
+    arguments = parser.parse_args()
+    folder, views = arguments.folder, arguments.views
+    rows = []
+    with Progress() as progress:
+        make_crops(folder, arguments.samples, arguments.validation, views, progress)
+        backbone = start_backbone(folder, arguments.start_steps, views, progress)
+        crops = {preset: CropSet(crops_at(folder, preset, VALIDATION_SEED)) for preset in PRESETS}
+        rows = [triangulated(preset, crops[preset]) for preset in PRESETS]
+        for method, changes in VARIANTS.items():
+            values = configuration(folder, arguments.steps, views, {"start": {"backbone": str(backbone)}, **changes})
+            checkpoint = run_training(folder, method, values, progress)
+            rows += [measured(preset, method, checkpoint, crops[preset], views) for preset in PRESETS]
+            show(rows, folder)
+
+
+if __name__ == "__main__":
+    main()
