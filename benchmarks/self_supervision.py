@@ -47,7 +47,8 @@ from hamuco.training.validation import validate
 FloatArray = NDArray[np.float64]
 
 PRESETS: tuple[Preset, ...] = ("room", "hard")
-TRAINING_SEED, VALIDATION_SEED = 20, 920
+TRAINING_SEED: dict[Preset, int] = {"room": 11, "hard": 12}
+VALIDATION_SEED: dict[Preset, int] = {"room": 901, "hard": 902}
 BATCH = 16
 SIGMA = 0.03  # of a label, half crops; as live tracking assumes of the landmark network
 NAN = float("nan")
@@ -95,7 +96,7 @@ def configuration(folder: Path, steps: int, views: int, changes: dict[str, Any])
         "warmup_steps": min(200, steps // 10),
         "start": {"network": "hamuco-s"},
         "model": {"interaction": {}},
-        "sources": [{"crops": str(crops_at(folder, preset, TRAINING_SEED))} for preset in PRESETS],
+        "sources": [{"crops": str(crops_at(folder, preset, TRAINING_SEED[preset]))} for preset in PRESETS],
         "loss": {"weights": {}},
         "augmentation": {"rotation": 0.35, "shift": 0.07, "scale": 1.15, "occluder": 0.2},
         "run": {"workers": 1, "log_every": 50, "checkpoint_every": 500},
@@ -114,8 +115,8 @@ def crops_at(folder: Path, preset: Preset, seed: int) -> Path:
 
 def make_crops(folder: Path, samples: int, validation: int, views: int, progress: Progress) -> None:
     """Render and label what is not there yet; `samples` are those of all presets together."""
-    for seed, count in ((VALIDATION_SEED, validation), (TRAINING_SEED, samples // len(PRESETS))):
-        for preset in PRESETS:
+    for seeds, count in ((VALIDATION_SEED, validation), (TRAINING_SEED, samples // len(PRESETS))):
+        for preset, seed in seeds.items():
             path = crops_at(folder, preset, seed)
             if path.exists():
                 continue
@@ -251,7 +252,7 @@ def main() -> None:
     with Progress() as progress:
         make_crops(folder, arguments.samples, arguments.validation, views, progress)
         backbone = start_backbone(folder, arguments.start_steps, views, progress)
-        crops = {preset: CropSet(crops_at(folder, preset, VALIDATION_SEED)) for preset in PRESETS}
+        crops = {preset: CropSet(crops_at(folder, preset, VALIDATION_SEED[preset])) for preset in PRESETS}
         rows = [triangulated(preset, crops[preset]) for preset in PRESETS]
         for method, changes in VARIANTS.items():
             values = configuration(folder, arguments.steps, views, {"start": {"backbone": str(backbone)}, **changes})

@@ -17,12 +17,14 @@ from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.landmarks import LandmarkEstimator
 from hamuco.engine.view_hand import Region, ViewHand, crop_regions
 
+FloatArray = NDArray[np.float64]
+
 # Every region is checked once in so many sets: three cameras and one hand cost one crop of the landmark network.
 _CHECK_EVERY = 4
 # A view in which it saw no hand is not shown to the others.
 _MIN_PRESENCE = 0.5
-# Standard deviation of a landmark, half crops: that of the landmark network, until a trained network is measured.
-_SIGMA = 0.03
+SIGMA = 0.03
+"""Standard deviation of a landmark, half crops: that of the landmark network, until a trained network is measured."""
 
 
 def right_crops(images: Mapping[str, NDArray[np.uint8]], regions: Sequence[Region], size: int) -> NDArray[np.uint8]:
@@ -31,6 +33,15 @@ def right_crops(images: Mapping[str, NDArray[np.uint8]], regions: Sequence[Regio
     left = [index for index, region in enumerate(regions) if region.right is False]
     crops[left] = crops[left, :, ::-1]
     return crops
+
+
+def joint_rays(region: Region, pixels: FloatArray) -> FloatArray:
+    """Unit directions (21, 3) in the world of joints that the networks see at u, v (21, 2); a left hand's are mirrored."""
+    tangent = pixels * region.crop.half_angle
+    if region.right is False:
+        tangent = tangent * (-1.0, 1.0)
+    directions = np.concatenate([tangent, np.ones((len(tangent), 1))], axis=1) @ region.crop.crop_from_camera
+    return region.camera.world_rays(directions)
 
 
 class HaMuCoEstimator:
@@ -67,23 +78,17 @@ class HaMuCoEstimator:
             if presence[index] >= _MIN_PRESENCE:
                 places[seat] = index
         pixels = self._networks.refine(looks, places).pixels
-        hands = []
-        for index, (region, seat) in enumerate(zip(regions, seats, strict=True)):
-            tangent = pixels[seat] * half_angle[index]
-            if region.right is False:
-                tangent = tangent * (-1.0, 1.0)
-            directions = np.concatenate([tangent, np.ones((len(tangent), 1))], axis=1) @ region.crop.crop_from_camera
-            hands.append(
-                ViewHand(
-                    region=region,
-                    t_capture_ns=frame_set.frames[region.camera.name].t_capture_ns,
-                    rays=region.camera.world_rays(directions),
-                    ray_sigma=_SIGMA * half_angle[index],
-                    presence=presence[index],
-                    right=right.get(index, 0.5),
-                )
+        return [
+            ViewHand(
+                region=region,
+                t_capture_ns=frame_set.frames[region.camera.name].t_capture_ns,
+                rays=joint_rays(region, pixels[seat]),
+                ray_sigma=SIGMA * region.crop.half_angle,
+                presence=presence[index],
+                right=right.get(index, 0.5),
             )
-        return hands
+            for index, (region, seat) in enumerate(zip(regions, seats, strict=True))
+        ]
 
     def _check(self, frame_set: FrameSet, regions: Sequence[Region]) -> tuple[list[float], dict[int, float]]:
         """Presence of every region's hand, as it was when last checked; and of those checked now, how right it is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,12 +13,13 @@ from hamuco.training.export import write_bundle
 from hamuco.training.networks.estimator import EstimatorConfig
 from hamuco.training.networks.hamuco import HaMuCo, HaMuCoConfig
 from hamuco.training.networks.interaction import InteractionConfig
+from hamuco.training.structuring import unstructure
 
 CONFIG = HaMuCoConfig(
-    EstimatorConfig("mobile", 64, head_width=32),
+    EstimatorConfig("mobile", 64, head_width=32, locator=(8, 4)),
     InteractionConfig(location_width=4, joint_maps=2, map_size=2, width=32, readout_width=8),
 )
-CARD = Card("small", 64, HAND_RULE, "nothing", "not measured", "Apache-2.0", asdict(CONFIG))
+CARD = Card("small", 64, HAND_RULE, "nothing", "not measured", "Apache-2.0", unstructure(CONFIG))
 
 
 def small_network() -> HaMuCo:

@@ -114,5 +114,6 @@ def test_a_bundle_for_other_crops_is_refused(bundle: Bundle) -> None:
 def test_bfloat16_is_another_rounding_of_the_same(bundle: Bundle, networks: HaMuCoNetworks) -> None:
     crops, half_angle = _crops(4)
     exact, fast = (one.look(crops, half_angle) for one in (networks, HaMuCoNetworks(bundle, "bf16")))
-    # 8 bits, 0.4 %, per layer, through some 50 layers: 3 % of a hand of 0.1 m in the mean. The processor may not have it.
-    assert np.abs(fast.hands.joints - exact.hands.joints).mean() < 0.003
+    # 8 bits, 0.4 %, per layer, through some 50 layers: 3 % of a hand of 0.1 m in the mean, and as much again for the
+    # exponential functions of the locator. The processor may not have it.
+    assert np.abs(fast.hands.joints - exact.hands.joints).mean() < 0.006

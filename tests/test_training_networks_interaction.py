@@ -210,3 +210,19 @@ def test_random_views_are_of_every_number_and_only_candidates() -> None:
 def test_heads_have_to_divide_the_token() -> None:
     with pytest.raises(ValueError, match="4 attention heads do not divide a token of 18 features"):
         Interaction(InteractionConfig(width=18), CHANNELS, MEAN_POSE)
+
+
+@pytest.mark.parametrize("missing", ["attention", "shared"])
+def test_views_hear_of_each_other_by_either_branch_alone(missing: str) -> None:
+    config = InteractionConfig(4, 2, 2, width=16, readout_width=4, **{missing: False})
+    network = _small(config).eval()
+    assert not any(missing in name for name, _ in network.layers.named_parameters())
+    nodes = torch.randn(1, 3, 21, 16).requires_grad_()
+    pose = network.refine(nodes, torch.ones(1, 3, dtype=torch.bool)).pose
+    (gradient,) = torch.autograd.grad(pose[0, 0].square().sum(), nodes)
+    assert (gradient.abs().amax(dim=(0, 2, 3)) > 0).all()
+
+
+def test_without_any_branch_there_is_no_interaction() -> None:
+    with pytest.raises(ValueError, match="the views would not see each other"):
+        InteractionConfig(attention=False, shared=False)

@@ -10,30 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.engine.hamuco import HaMuCoNetworks, Looks
-from hamuco.engine.hamuco_views import right_crops
+from hamuco.engine.hamuco_views import SIGMA, joint_rays, right_crops
 from hamuco.engine.hand_model import HandModel, forward
 from hamuco.engine.view_hand import Region, ViewHand
 from hamuco.fusion.hand import Side
 from hamuco.fusion.mean_hand import mean_hand
-from hamuco.training.methods import HandViews
+from hamuco.training.methods import HandViews, Method, TriangulationAndFit
 from hamuco.training.tally import Estimate
 
 NOTE = (
     "HaMuCo single-view: what the estimator says of each view by itself, fused. Multi-view: the views refine each other "
-    "before. Fused: mean parameters of all views, placed where most of their landmarks agree, each moment for itself."
+    "before. Fused: mean parameters of all views, placed where most of their landmarks agree, each moment for itself. "
+    "Multi-view + fit: the refined landmarks triangulated and fitted instead, as live tracking does."
 )
 
 
 class HaMuCoMethods:
-    """Makes the two rows for any number of subsets of the cameras; each view is looked at once for all of them."""
+    """Makes the rows for any number of subsets of the cameras; each view is looked at once for all of them."""
 
     def __init__(self, networks: HaMuCoNetworks) -> None:
         self.networks = networks
         self._images: Mapping[str, NDArray[np.uint8]] = {}
         self._looks: dict[ViewHand, Looks] = {}  # of the moment that these images show
 
-    def __call__(self) -> list[HaMuCo]:
-        return [HaMuCo(self, "single-view"), HaMuCo(self, "multi-view")]
+    def __call__(self) -> list[Method]:
+        return [HaMuCo(self, "single-view"), HaMuCo(self, "multi-view"), HaMuCoAndFit(self)]
 
     def look(self, hand: HandViews) -> tuple[Looks, list[Region]]:
         """What the estimator sees in the views of a hand, and where."""
@@ -73,3 +74,22 @@ class HaMuCo:
         own = parameters.global_orient, parameters.hand_pose, parameters.betas, parameters.transl
         mesh = forward(self._models[hand.side], *own)
         return Estimate(mesh.landmarks, mesh.vertices)
+
+
+class HaMuCoAndFit:
+    """One row; see `NOTE`."""
+
+    name = "HaMuCo multi-view + fit"
+    min_views = TriangulationAndFit.min_views
+
+    def __init__(self, methods: HaMuCoMethods) -> None:
+        self._methods, self._fit = methods, TriangulationAndFit(methods.networks.hand)
+
+    def __call__(self, hand: HandViews) -> Estimate | None:
+        looks, regions = self._methods.look(hand)
+        pixels = self._methods.networks.refine(looks, np.arange(len(regions))[None]).pixels[0]
+        views = tuple(
+            replace(view, rays=joint_rays(region, own), ray_sigma=SIGMA * region.crop.half_angle)
+            for view, region, own in zip(hand.views, regions, pixels, strict=True)
+        )
+        return self._fit(replace(hand, views=views))
