@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import textwrap
+import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -185,7 +188,7 @@ def test_workers_end_quietly(rendered: Path, tmp_path: Path) -> None:
     script = tmp_path / "read.py"
     script.write_text(
         f"""
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from hamuco.training.augment import PLAIN
 from hamuco.training.loader import LoaderOptions, Source, batches
@@ -198,3 +201,37 @@ if __name__ == "__main__":
     )
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_workers_do_not_outlive_a_training_that_is_killed(rendered: Path, tmp_path: Path) -> None:
+    """They hold on to the fork server, whose end they would notice."""
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import multiprocessing, os, signal
+        from pathlib import Path
+        from hamuco.training.augment import PLAIN
+        from hamuco.training.loader import LoaderOptions, Source, batches
+
+        if __name__ == "__main__":
+            feed = batches([Source(Path({str(rendered)!r}))], LoaderOptions(batch=2, workers=2), PLAIN)
+            next(feed)
+            pids = [str(child.pid) for child in multiprocessing.active_children()]
+            Path({str(tmp_path / "workers")!r}).write_text(" ".join(pids))
+            os.kill(os.getpid(), signal.SIGKILL)
+        """)
+    )
+    assert subprocess.run([sys.executable, str(script)], check=False).returncode == -signal.SIGKILL
+    workers = [int(number) for number in (tmp_path / "workers").read_text().split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(_runs(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_runs(worker) for worker in workers)
+
+
+def _runs(process: int) -> bool:
+    """A dead one that nobody has waited for yet does not run."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

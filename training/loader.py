@@ -7,11 +7,14 @@ gets the batches that it would have got, with any number of workers.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import count
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -153,6 +156,15 @@ def _as_it_is(batch: Any) -> Any:
 
 def _begin_worker(number: int) -> None:
     cv2.setNumThreads(1)
+    Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    """A worker's own watch is over the fork server, which ends only after the workers."""
+    training = parent_process()
+    assert training is not None
+    training.join()
+    os._exit(1)
 
 
 class StoredBatches(Dataset[Batch]):
