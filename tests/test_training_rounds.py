@@ -142,3 +142,17 @@ def test_rounds_follow_each_other_and_go_on(crops: CropSet, tmp_path: Path) -> N
     resumed = load_checkpoint(tmp_path / "parts/round-2" / LAST)
     assert all(torch.equal(value, resumed.network[name]) for name, value in second.network.items())
     assert not all(torch.equal(value, first.network[name]) for name, value in second.network.items())
+
+
+def test_hands_that_were_rendered_once_are_rendered_once_for_all_rounds(tmp_path: Path) -> None:
+    synthetic = {"preset": "plain", "seed": 3, "samples": 4}
+    sources = [{"synthetic": synthetic}, {"synthetic": synthetic | {"seed": 4}, "labels": "network"}]
+    validation = {"sources": [{"synthetic": synthetic | {"seed": 5, "samples": 4}}]}
+    config = small_config(tmp_path, rounds=2, steps=2, sources=sources, validation=validation)
+    train_rounds(config, tmp_path / "out")
+    first, second = (load_checkpoint(tmp_path / "out" / f"round-{number}" / LAST).config["sources"] for number in (1, 2))
+    assert [one["synthetic"] is None for one in first] == [False, False]
+    true, better = (Path(one["crops"]) for one in second)
+    assert true.parent == tmp_path / "out" / "round-1" / "crops"
+    assert better.parent == tmp_path / "out" / "round-1" / "relabelled"
+    assert len(CropSet(true)) == len(CropSet(better)) == 4

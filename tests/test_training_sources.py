@@ -25,7 +25,7 @@ def silent(what: str, done: int, total: int) -> None:
     [
         ({}, "needs exactly one of crops, recording, hanco, freihand, synthetic; it has none"),
         ({"crops": Path("a"), "hanco": Path("b")}, "it has crops, hanco"),
-        ({"crops": Path("a"), "labels": "truth"}, "labels = 'truth' is for recordings and data sets, not for crops"),
+        ({"crops": Path("a"), "labels": "truth"}, "labels = 'truth' is for recordings, .*, not for crops"),
         ({"hanco": Path("a"), "labels": "openpose"}, "labels of a data set are 'truth' or 'network', not 'openpose'"),
     ],
 )
@@ -37,16 +37,34 @@ def test_what_is_no_source_is_said(values: dict[str, Any], said: str) -> None:
 def test_what_is_rendered_is_checked_at_once() -> None:
     with pytest.raises(ValueError, match="second_hand is 2, expected 0 to 1"):
         RenderConfig(second_hand=2)
-    source = prepare(SourceConfig(synthetic=RenderConfig(preset="plain", seed=5), share=0.5), 64, Path(), False, silent)
+    source = prepare(
+        SourceConfig(synthetic=RenderConfig(preset="plain", seed=5), share=0.5), 64, 4, Path(), False, silent
+    )
     assert source.crops == CropOptions(preset="plain", seed=5)
     assert source.share == 0.5
 
 
+def test_hands_can_be_rendered_once_before_the_training(tmp_path: Path) -> None:
+    shown: list[tuple[str, int, int]] = []
+    source = SourceConfig(synthetic=RenderConfig(preset="plain", seed=5, samples=2), labels="truth", share=0.5)
+    found = [prepare(source, 64, 3, tmp_path, False, lambda *args: shown.append(args)) for _ in range(2)]
+    assert found[0] == found[1]
+    assert isinstance(found[0].crops, Path)
+    assert found[0].crops.parent == tmp_path / "crops"
+    crops = CropSet(found[0].crops)
+    assert (crops.size, crops.margin, len(crops), crops.view_count) == (96, 1.5, 2, 6)
+    assert shown == [("cutting crops", 2, 2)]
+    with pytest.raises(ValueError, match="samples is 0, expected 1 or more"):
+        RenderConfig(samples=0)
+    with pytest.raises(ValueError, match="synthetic hands with `samples`, not for synthetic"):
+        SourceConfig(synthetic=RenderConfig(), labels="network")
+
+
 def test_crop_sets_are_taken_as_they_are(tmp_path: Path) -> None:
     path = write_drawn_hands(tmp_path / "set", 2)
-    assert prepare(SourceConfig(crops=path), 64, tmp_path, False, silent).crops == path
+    assert prepare(SourceConfig(crops=path), 64, 4, tmp_path, False, silent).crops == path
     with pytest.raises(CropSetError, match="is not a crop set"):
-        prepare(SourceConfig(crops=tmp_path), 64, tmp_path, False, silent)
+        prepare(SourceConfig(crops=tmp_path), 64, 4, tmp_path, False, silent)
 
 
 def test_recordings_are_cut_once(tmp_path: Path) -> None:
@@ -54,7 +72,7 @@ def test_recordings_are_cut_once(tmp_path: Path) -> None:
     shown: list[tuple[str, int, int]] = []
     for truth in (False, True):
         source = SourceConfig(recording=tmp_path / "rec", truth=truth)
-        found = [prepare(source, 64, tmp_path, False, lambda *args: shown.append(args)) for _ in range(2)]
+        found = [prepare(source, 64, 4, tmp_path, False, lambda *args: shown.append(args)) for _ in range(2)]
         assert found[0] == found[1]
         assert isinstance(found[0].crops, Path)
         crops = CropSet(found[0].crops)
@@ -67,13 +85,13 @@ def test_recordings_are_cut_once(tmp_path: Path) -> None:
 def test_a_recording_without_labels_is_said(tmp_path: Path) -> None:
     write_labelled(tmp_path / "rec", frames=2)
     with pytest.raises(FileNotFoundError, match=r"openpose\.npz does not exist: make the labels with `hamuco label"):
-        prepare(SourceConfig(recording=tmp_path / "rec", labels="openpose"), 64, tmp_path, False, silent)
+        prepare(SourceConfig(recording=tmp_path / "rec", labels="openpose"), 64, 4, tmp_path, False, silent)
 
 
 @pytest.mark.parametrize("source", [SourceConfig(hanco=Path("there/is/none")), SourceConfig(freihand=Path("none"))])
 def test_a_data_set_that_is_none_is_said(source: SourceConfig, tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
-        prepare(source, 64, tmp_path / "out", False, silent)
+        prepare(source, 64, 4, tmp_path / "out", False, silent)
     assert not (tmp_path / "out").exists()
 
 
@@ -81,9 +99,9 @@ def test_a_data_set_is_cut_once(tmp_path: Path) -> None:
     write_hanco(tmp_path / "hanco", {110: 2, 1200: 1})
     source = SourceConfig(hanco=tmp_path / "hanco")
     for validation, samples in ((False, 2), (True, 1)):
-        first = prepare(source, 64, tmp_path, validation, silent)
+        first = prepare(source, 64, 4, tmp_path, validation, silent)
         assert isinstance(first.crops, Path)
         assert len(CropSet(first.crops)) == samples
         made = (first.crops / "index.npz").stat().st_mtime_ns
-        assert prepare(source, 64, tmp_path, validation, silent) == first
+        assert prepare(source, 64, 4, tmp_path, validation, silent) == first
         assert (first.crops / "index.npz").stat().st_mtime_ns == made

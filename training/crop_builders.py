@@ -52,7 +52,7 @@ FORMAT = 1
 # Crops cannot be laid without wrist and knuckles of index, middle and ring finger.
 _NEEDED = [0, 5, 9, 13]
 # Rendered crops lie as unevenly around the hand as those that a tracker lays; training moves them further.
-_RENDERED = {"size": 224, "margin": MARGIN, "shift": 0.05, "scale": 1.1, "rotation": float(np.radians(10.0))}
+_RENDERED = {"margin": MARGIN, "shift": 0.05, "scale": 1.1, "rotation": float(np.radians(10.0))}
 _RENDER_BATCH = 8
 
 
@@ -160,16 +160,18 @@ def crop_set_of_stream(
     path: Path,
     samples: int,
     labels: LabelKind = "network",
+    size: int = SIZE,
     workers: int = 2,
     progress: Progress = lambda done, total: None,
 ) -> CropSet:
     """Rendered crops with masks and truth.
 
     Args:
-        options: preset, views, seed and second hands; how crops lie and their size are the builder's.
+        options: preset, views, seed and second hands; how crops lie is the builder's.
         path: folder to make; must not exist or be empty.
         samples: how many.
         labels: the true joints, or what the landmark network says.
+        size: of the stored crops, px.
         workers: processes that render.
         progress: is called with the number of samples that are done and the number of all.
 
@@ -177,13 +179,13 @@ def crop_set_of_stream(
         GraphicsError: there is nothing to render with.
         OSError: the set cannot be written, or a worker died.
     """
-    rendered = replace(options, **_RENDERED)  # type: ignore[arg-type]
+    rendered = replace(options, **_RENDERED, size=max(CROP_SIZE, size))  # type: ignore[arg-type]
     estimator = LandmarkEstimator() if labels == "network" else None
     made_from = f"synthetic {options.preset}, seed {options.seed}, labels: {labels}, format {FORMAT}"
-    with CropSetWriter(path, SIZE, MARGIN, made_from) as writer, CropStream(rendered, _RENDER_BATCH, workers) as stream:
+    with CropSetWriter(path, size, MARGIN, made_from) as writer, CropStream(rendered, _RENDER_BATCH, workers) as stream:
         for batch in stream:
             for row in range(min(_RENDER_BATCH, samples - len(writer))):
-                writer.write(_rendered_views(batch, row, estimator), _rendered_truth(batch, row))
+                writer.write(_rendered_views(batch, row, size, estimator), _rendered_truth(batch, row))
             progress(len(writer), samples)
             if len(writer) >= samples:
                 break
@@ -222,14 +224,14 @@ def _as_truth(hand: TrueHand, own_model: bool) -> HandTruth:
     return truth if hand.side == "right" else truth.mirrored()
 
 
-def _rendered_views(batch: CropBatch, row: int, estimator: LandmarkEstimator | None) -> list[CropView]:
-    """The crops of a rendered sample, which are wide already."""
+def _rendered_views(batch: CropBatch, row: int, size: int, estimator: LandmarkEstimator | None) -> list[CropView]:
+    """The crops of a rendered sample, which are wide already, at another size."""
     regions, images = [], {}
     for view, image in enumerate(batch.images[row]):
-        name, matrix, size = str(view), batch.matrix[row, view].astype(np.float64), image.shape[0]
+        name, matrix, rendered = str(view), batch.matrix[row, view].astype(np.float64), image.shape[0]
         pose = batch.camera_from_world[row, view].astype(np.float64)
-        camera = Camera(name, (size, size), matrix, np.zeros(0), pose)
-        nominal = CropCamera(np.eye(3), float(matrix[0, 0]) * MARGIN * CROP_SIZE / size, CROP_SIZE)
+        camera = Camera(name, (rendered, rendered), matrix, np.zeros(0), pose)
+        nominal = CropCamera(np.eye(3), float(matrix[0, 0]) * MARGIN * CROP_SIZE / rendered, CROP_SIZE)
         regions.append(Region(camera, nominal, None))
         images[name] = image
     if estimator is None:
@@ -237,10 +239,10 @@ def _rendered_views(batch: CropBatch, row: int, estimator: LandmarkEstimator | N
     else:
         seen = observed(estimator, images, regions)
     masks = [
-        cv2.resize(mask.astype(np.uint8), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST) for mask in batch.masks[row]
+        cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) for mask in batch.masks[row]
     ]
     return [
-        replace(cut(images[one.camera.name], one, SIZE, "right"), mask=mask > 0)
+        replace(cut(images[one.camera.name], one, size, "right"), mask=mask > 0)
         for one, mask in zip(seen, masks, strict=True)
     ]
 

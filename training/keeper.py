@@ -48,7 +48,9 @@ class Keeper:
         config = self._config
         (self._out / CONFIG).write_text(config_text(config), encoding="utf-8")
         size = config.model.estimator.image_size
-        sources = [prepare(one, size, self._out, True, self._progress) for one in config.validation.sources]
+        sources = [
+            prepare(one, size, config.views, self._out, True, self._progress) for one in config.validation.sources
+        ]
         if sources:
             options = LoaderOptions(
                 batch=config.batch, views=config.views, size=size, seed=config.seed, workers=config.run.workers

@@ -65,17 +65,19 @@ def train_rounds(
 def _relabelled(
     config: TrainConfig, folder: Path, device: torch.device, progress: Progress, tell: Tell
 ) -> tuple[SourceConfig, ...]:
-    """The sources of a round with its own labels; rendered ones, whose labels are true, as they are."""
+    """The sources of a round with its own labels; rendered ones whose labels are true as they are."""
     sources = []
     network = load_network(folder / LAST)[0].to(device)
     for number, source in enumerate(config.sources):
-        if source.synthetic is not None:
+        stored = prepare(source, config.model.estimator.image_size, config.views, folder, False, progress).crops
+        if not isinstance(stored, Path):
             sources.append(source)
+            continue
+        if source.synthetic is not None and source.labels != "network":
+            sources.append(SourceConfig(crops=stored, share=source.share))
             continue
         path = folder / "relabelled" / str(number)
         if not path.exists():  # else it is of this very round, which was interrupted after that
-            stored = prepare(source, config.model.estimator.image_size, folder, False, progress).crops
-            assert isinstance(stored, Path)
             crops = CropSet(stored)
             pixels, confidence, better = relabel(network, crops, config, progress)
             copy_with_labels(crops, path, pixels, confidence, f"{crops.made_from}, labels of {folder}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hamuco.capture.recording import Recording
-from hamuco.training.crop_builders import LabelKind, crop_set_of_dataset, crop_set_of_recording
+from hamuco.training.crop_builders import LabelKind, crop_set_of_dataset, crop_set_of_recording, crop_set_of_stream
 from hamuco.training.crop_set import MARGIN, CropSet
 from hamuco.training.datasets.freihand import FreiHAND
 from hamuco.training.datasets.hanco import HanCo
@@ -23,10 +23,17 @@ KINDS = ("crops", "recording", "hanco", "freihand", "synthetic")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderConfig:
-    """What is rendered; views and size are the training's. The attributes are those of `CropOptions`.
+    """What is rendered; views and size are the training's.
 
-    With several processes, each renders with a seed of its own: seed, seed + 1, and so on.
+    Attributes:
+        samples: hands to render once, before the training, into the folder `crops` of the training, from which another
+            training can take them as `crops`. Else hands are rendered while training goes on, none of them twice; with
+            several processes, each renders with a seed of its own: seed, seed + 1, and so on.
+        preset, seed, second_hand, shift, scale, rotation: see `CropOptions`. Stored crops lie as evenly as a tracker's, and
+            are moved by the training's augmentation: for them the last three do not count.
     """
+
+    samples: int | None = None
 
     preset: Preset = "room"
     seed: int = 0
@@ -37,9 +44,13 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         self.options()
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples is {self.samples}, expected 1 or more")
 
     def options(self) -> CropOptions:
-        return CropOptions(**asdict(self))
+        values = asdict(self)
+        del values["samples"]
+        return CropOptions(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,8 @@ class SourceConfig:
             the folder `crops` of the training, and can be given to another training as `crops`.
         synthetic: hands that are rendered while training goes on.
         labels: of a recording, the name of its labels, "landmarks" if not given; of a data set "truth" (the projected
-            joints) if not given, or "network" (what the landmark network says). Rendered hands have true labels.
+            joints) if not given, or "network" (what the landmark network says); the same of hands that are rendered once.
+            Those that are rendered while training goes on have true labels.
         truth: take the 3D truth of a synthetic recording along; other sources always bring what they have.
         share: of every batch, relative to the other sources'.
 
@@ -76,8 +88,10 @@ class SourceConfig:
             raise ValueError(f"a source needs exactly one of {', '.join(KINDS)}; it has {', '.join(given) or 'none'}")
         if self.labels is None:
             return
-        if given[0] in ("crops", "synthetic"):
-            raise ValueError(f"labels = {self.labels!r} is for recordings and data sets, not for {given[0]}")
+        if given[0] == "crops" or (self.synthetic is not None and self.synthetic.samples is None):
+            raise ValueError(
+                f"labels = {self.labels!r} is for recordings, data sets and synthetic hands with `samples`, not for {given[0]}"
+            )
         if given[0] != "recording" and self.labels not in ("truth", "network"):
             raise ValueError(f"labels of a data set are 'truth' or 'network', not {self.labels!r}")
 
@@ -86,12 +100,15 @@ Progress = Callable[[str, int, int], None]
 """Is called with what is done, how much of it is done, and how much there is."""
 
 
-def prepare(source: SourceConfig, image_size: int, out: Path, validation: bool, progress: Progress) -> Source:
-    """A source that the loader can read. Cuts crops where that was not done before.
+def prepare(
+    source: SourceConfig, image_size: int, views: int, out: Path, validation: bool, progress: Progress
+) -> Source:
+    """A source that the loader can read. Cuts or renders crops where that was not done before.
 
     Args:
         source: as configured.
         image_size: px of the network's crops; stored ones show as much detail.
+        views: of hands that are rendered once.
         out: of the training.
         validation: take a data set's test part.
         progress: of cutting.
@@ -104,15 +121,22 @@ def prepare(source: SourceConfig, image_size: int, out: Path, validation: bool, 
     def cutting(done: int, total: int) -> None:
         progress("cutting crops", done, total)
 
+    labels: LabelKind = "network" if source.labels == "network" else "truth"
     if source.synthetic is not None:
-        return Source(source.synthetic.options(), source.share)
+        options, samples = replace(source.synthetic.options(), views=views), source.synthetic.samples
+        if samples is None:
+            return Source(options, source.share)
+        path = out / "crops" / f"{options.preset}-{options.seed}-{samples}x{views}-{labels}-{size}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            crop_set_of_stream(options, path, samples, labels, size, progress=cutting)
+        return Source(CropSet(path).path, source.share)
     if source.crops is not None:
         return Source(CropSet(source.crops).path, source.share)
     if source.recording is not None:
         recording = Recording.open(source.recording)
         crops = crop_set_of_recording(recording, source.labels or "landmarks", size, source.truth, cutting)
         return Source(crops.path, source.share)
-    labels: LabelKind = "network" if source.labels == "network" else "truth"
     dataset: Dataset
     if source.hanco is not None:
         dataset = HanCo(source.hanco, "test") if validation else HanCo(source.hanco, "train", "rgb")

@@ -74,7 +74,8 @@ def train(
             checkpoint = _begin(config, out, resume, here, tell)
             if checkpoint is not None and checkpoint.step == config.steps:
                 return
-            sources = [prepare(one, config.model.estimator.image_size, out, False, progress) for one in config.sources]
+            size, views = config.model.estimator.image_size, config.views
+            sources = [prepare(one, size, views, out, False, progress) for one in config.sources]
         torch.manual_seed(config.seed)
         network = HaMuCo(config.model, hand_model).to(here.device)
         optimizer = torch.optim.AdamW(
