@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hamuco.app.offline import accuracy
+from hamuco.app.offline import TABLES, DatasetOption, LimitOption, LiveOption, ProtocolOption, TablesOption, accuracy
 from hamuco.engine.bundle import Bundle
 
 
@@ -36,18 +36,11 @@ def export(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint, or a bundle from hamuco export.")],
     paths: Annotated[list[Path], typer.Argument(help="Recordings with truth, or data sets; see --dataset.")],
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="What is at the paths instead: hanco or freihand, or with a split hanco:all.", show_default=False
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("accuracy"),
-    protocol: Annotated[
-        str, typer.Option(help="metric, or hamuco: the paper's, which takes root and scale from the truth.")
-    ] = "metric",
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")] = True,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")] = None,
+    dataset: DatasetOption = None,
+    out: TablesOption = TABLES,
+    protocol: ProtocolOption = "metric",
+    live: LiveOption = True,
+    limit: LimitOption = None,
 ) -> None:
     """How good is a trained network? Its rows beside those of the default methods, as hamuco bench accuracy has them.
 

@@ -18,6 +18,22 @@ DEMO_CLIP = Path(__file__).parent / "demo_clip"
 
 _LOG_S = 10.0
 
+# Of `hamuco bench accuracy` and `hamuco evaluate`.
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What is at the paths instead: hanco, or with a split hanco:all; or freihand, whose single views need a model.",
+        show_default=False,
+    ),
+]
+TablesOption = Annotated[Path, typer.Option("--out", help="Folder for tables and plots.")]
+ProtocolOption = Annotated[
+    str, typer.Option(help="metric, or hamuco: the paper's, which takes root and scale from the truth.")
+]
+LiveOption = Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")]
+TABLES = Path("accuracy")
+
 bench = typer.Typer(no_args_is_help=True, help="Measure what the software does, on this machine and on your data.")
 
 
@@ -102,20 +118,11 @@ def accuracy(
         list[Path] | None,
         typer.Argument(help="Recordings with truth; none: the clip that comes with the package.", show_default=False),
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="What is at the paths instead: hanco, or with a split hanco:all; or freihand, whose single views need "
-            "--model.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("accuracy"),
-    protocol: Annotated[
-        str, typer.Option(help="metric, or hamuco: the paper's, which takes root and scale from the truth.")
-    ] = "metric",
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")] = True,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")] = None,
+    dataset: DatasetOption = None,
+    out: TablesOption = TABLES,
+    protocol: ProtocolOption = "metric",
+    live: LiveOption = True,
+    limit: LimitOption = None,
     model: Annotated[
         Path | None,
         typer.Option(help="Measure this bundle of trained networks too, from hamuco export.", show_default=False),
