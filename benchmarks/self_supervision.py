@@ -1,11 +1,11 @@
 """Does HaMuCo learn 3D hands from 2D pseudo labels alone, and what is each of its parts worth?
 
-    python benchmarks/self_supervision.py FOLDER [--samples N] [--start-steps N] [--steps N] [--validation N] [--views V]
+    python benchmarks/self_supervision.py FOLDER [--samples N] [--first-steps N] [--steps N] [--validation N] [--views V]
 
 Makes all that it needs in FOLDER, and what is there already is not made again. Hands are rendered, and labelled by the
-landmark network, which was trained on real hands; training sees these labels and the cameras, and no 3D truth. First the
-estimator learns from the labels by itself, in the place of the paper's ImageNet weights. From there every variant goes on
-for the same number of steps. They are measured, with truth, on hands of another seed.
+landmark network, which was trained on real hands; training sees these labels and the cameras, and no 3D truth. In a first
+stage the estimator learns from the labels by itself. With its weights every variant begins a second stage, of the same
+number of steps. They are measured, with truth, on hands of another seed.
 
 "Labels triangulated" takes the same labels of the same crops: RANSAC over pairs of views, then reweighted least squares.
 """
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -146,16 +145,6 @@ def run_training(folder: Path, name: str, values: dict[str, Any], progress: Prog
     return out / LAST
 
 
-def start_backbone(folder: Path, steps: int, views: int, progress: Progress) -> Path:
-    """Weights of a backbone that has seen hands: of an estimator that learnt from the labels by itself."""
-    path = folder / "backbone.pt"
-    if not path.is_file():
-        values = configuration(folder, steps, views, VARIANTS[BASELINE])
-        network, _ = load_network(run_training(folder, "start", values, progress))
-        torch.save(network.estimator.backbone.state_dict(), path)
-    return path
-
-
 def triangulated(preset: Preset, crops: CropSet) -> Row:
     """What the labels say without any training, of hands with labels in two views or more."""
     pa, root = [], []
@@ -244,18 +233,19 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=12_000, help="hands to learn from")
     parser.add_argument("--validation", type=int, default=400, help="hands to measure on, of each preset")
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--start-steps", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--first-steps", type=int, default=12_000, help="of the first stage")
+    parser.add_argument("--steps", type=int, default=2000, help="of the second stage, of each variant")
     arguments = parser.parse_args()
     folder, views = arguments.folder, arguments.views
     rows = []
     with Progress() as progress:
         make_crops(folder, arguments.samples, arguments.validation, views, progress)
-        backbone = start_backbone(folder, arguments.start_steps, views, progress)
+        first_stage = configuration(folder, arguments.first_steps, views, VARIANTS[BASELINE])
+        estimator = run_training(folder, "first stage", first_stage, progress)
         crops = {preset: CropSet(crops_at(folder, preset, VALIDATION_SEED[preset])) for preset in PRESETS}
         rows = [triangulated(preset, crops[preset]) for preset in PRESETS]
         for method, changes in VARIANTS.items():
-            values = configuration(folder, arguments.steps, views, {"start": {"backbone": str(backbone)}, **changes})
+            values = configuration(folder, arguments.steps, views, {"start": {"estimator": str(estimator)}, **changes})
             checkpoint = run_training(folder, method, values, progress)
             rows += [measured(preset, method, checkpoint, crops[preset], views) for preset in PRESETS]
             show(rows, folder)

@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.mark.slow
 def test_self_supervision_makes_data_trains_and_measures_every_variant(tmp_path: Path) -> None:
-    sizes = ("--samples", "16", "--validation", "16", "--views", "2", "--start-steps", "2", "--steps", "2")
+    sizes = ("--samples", "16", "--validation", "16", "--views", "2", "--first-steps", "2", "--steps", "2")
     command = [sys.executable, str(BENCHMARKS / "self_supervision.py"), str(tmp_path), *sizes]
     subprocess.run(command, check=True, capture_output=True)
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:

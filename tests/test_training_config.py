@@ -67,7 +67,7 @@ def test_a_file_is_read_and_changed(tmp_path: Path) -> None:
         ({**HANDS, "start": {"network": "big"}}, "there is no configuration 'big'; known are hamuco-s"),
         ({**HANDS, "start": 3}, "start: expected a table, it is 3"),
         ({**HANDS, "model": 3}, "model: expected a table, it is 3"),
-        ({**HANDS, "start": {"weights": "a", "backbone": "b"}}, "start: backbone and weights are both given"),
+        ({**HANDS, "start": {"weights": "a", "backbone": "b"}}, "start: backbone and weights are given, but"),
         ({**HANDS, "steps": 0}, "steps is 0, expected 1 or more"),
         ({**HANDS, "learning_rate": 0}, "learning_rate is 0, expected a number above 0"),
         ({**HANDS, "gradient_norm": math.inf}, "gradient_norm is inf, expected a number above 0"),

@@ -150,7 +150,9 @@ def test_hands_that_were_rendered_once_are_rendered_once_for_all_rounds(tmp_path
     validation = {"sources": [{"synthetic": synthetic | {"seed": 5, "samples": 4}}]}
     config = small_config(tmp_path, rounds=2, steps=2, sources=sources, validation=validation)
     train_rounds(config, tmp_path / "out")
-    first, second = (load_checkpoint(tmp_path / "out" / f"round-{number}" / LAST).config["sources"] for number in (1, 2))
+    first, second = (
+        load_checkpoint(tmp_path / "out" / f"round-{number}" / LAST).config["sources"] for number in (1, 2)
+    )
     assert [one["synthetic"] is None for one in first] == [False, False]
     true, better = (Path(one["crops"]) for one in second)
     assert true.parent == tmp_path / "out" / "round-1" / "crops"

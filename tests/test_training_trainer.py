@@ -195,14 +195,18 @@ def test_half_precision_trains_and_goes_on(precision: str, crops: Path, tmp_path
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_weights_of_another_training_are_taken(trained: Path, crops: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["weights", "estimator"])
+def test_weights_of_another_training_are_taken(part: str, trained: Path, crops: Path, tmp_path: Path) -> None:
     config = small_config(
         crops, steps=1, learning_rate=1e-30, weight_decay=0.0, validation={"sources": []},
-        start={"weights": str(trained / LAST)},
+        start={part: str(trained / LAST)},
     )  # fmt: skip
     train(config, tmp_path)
     before, after = load_checkpoint(trained / LAST).network, load_checkpoint(tmp_path / LAST).network
     # All but the statistics of batches, which the step brought up to date.
     learnt = [name for name in before if "running" not in name and "num_batches" not in name]
-    assert learnt
-    assert all(torch.equal(before[name], after[name]) for name in learnt)
+    same = {name for name in learnt if torch.equal(before[name], after[name])}
+    taken = {name for name in learnt if part == "weights" or name.startswith("estimator.")}
+    assert taken
+    assert taken <= same
+    assert (same == set(learnt)) == (part == "weights")

@@ -149,12 +149,19 @@ def load_network(path: Path, hand_model: HandModel | None = None) -> tuple[HaMuC
     return network.eval(), config
 
 
-def load_weights(network: HaMuCo, path: Path, checkpoint: Checkpoint, hand_model: HandModel) -> None:
-    """Give a network the weights of a checkpoint. Raises CheckpointError where they do not fit."""
+def load_weights(
+    network: HaMuCo, path: Path, checkpoint: Checkpoint, hand_model: HandModel, estimator_only: bool = False
+) -> None:
+    """Give a network, or its estimator, the weights of a checkpoint. Raises CheckpointError where they do not fit."""
     if checkpoint.hand_model != hand_model.name:
         raise CheckpointError(f"{path} was trained with the hand {checkpoint.hand_model!r}, not {hand_model.name!r}")
+    prefix = "estimator."
+    own = {key.removeprefix(prefix): value for key, value in checkpoint.network.items() if key.startswith(prefix)}
     try:
-        network.load_state_dict(checkpoint.network)
+        if estimator_only:
+            network.estimator.load_state_dict(own)
+        else:
+            network.load_state_dict(checkpoint.network)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise CheckpointError(

@@ -47,18 +47,20 @@ class StartConfig:
     Attributes:
         network: name for `default_config`; what [model] says goes before it.
         backbone: file of weights for the backbone, such as torchvision's of ImageNet.
+        estimator: checkpoint of an earlier training whose estimator to start from: the cross-view network then learns in a
+            second stage.
         weights: checkpoint of an earlier training of the same networks; its optimizer is not taken along.
     """
 
     network: str = "hamuco-s"
     backbone: Path | None = None
+    estimator: Path | None = None
     weights: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.backbone is not None and self.weights is not None:
-            raise ValueError(
-                "backbone and weights are both given, but the weights of all have the backbone's among them"
-            )
+        given = [name for name in ("backbone", "estimator", "weights") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given, but the later has the earlier's weights among its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

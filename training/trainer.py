@@ -88,6 +88,9 @@ def train(
             scaler.load_state_dict(checkpoint.scaler)
         elif config.start.weights is not None:
             load_weights(network, config.start.weights, load_checkpoint(config.start.weights), hand_model)
+        elif config.start.estimator is not None:
+            earlier = config.start.estimator
+            load_weights(network, earlier, load_checkpoint(earlier), hand_model, estimator_only=True)
         elif config.start.backbone is not None:
             backbones.load_weights(network.estimator.backbone, config.start.backbone)
 
