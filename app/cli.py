@@ -123,7 +123,11 @@ def live(
     key: KeyOption = None,
     vertices: Annotated[bool, typer.Option("--vertices", help="Publish the meshes too.")] = False,
     model: Annotated[
-        Path | None, typer.Option(help="Follow the hands by these trained networks: a bundle from hamuco export.")
+        Path | None,
+        typer.Option(
+            help="Follow the hands by trained networks: hamuco-s, which comes with the package, or a bundle from "
+            "hamuco export."
+        ),
     ] = None,
     hands: HandsOption = 2,
     refine: Annotated[

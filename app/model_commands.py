@@ -34,7 +34,7 @@ def export(
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A checkpoint, or a bundle from hamuco export.")],
+    model: Annotated[Path, typer.Argument(help="A checkpoint, a bundle from hamuco export, or hamuco-s.")],
     paths: Annotated[list[Path], typer.Argument(help="Recordings with truth, or data sets; see --dataset.")],
     dataset: DatasetOption = None,
     out: TablesOption = TABLES,
@@ -53,7 +53,7 @@ def evaluate(
         hamuco evaluate hamuco-mine --dataset hanco ~/HanCo
     """
     with tempfile.TemporaryDirectory(prefix="hamuco-") as folder:
-        if not model.is_dir():
+        if model.is_file():
             model = _export(model, Path(folder) / "bundle", model.stem, "not stated", half=False).path
         accuracy(paths, dataset=dataset, out=out, protocol=protocol, live=live, limit=limit, model=model)
 

@@ -125,7 +125,10 @@ def accuracy(
     limit: LimitOption = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="Measure this bundle of trained networks too, from hamuco export.", show_default=False),
+        typer.Option(
+            help="Measure trained networks too: hamuco-s, which comes with the package, or a bundle from hamuco export.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """How far are the hands from the truth? One table per data set, by method and number of views, and plots.

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from hamuco.app.report import machine_name
 from hamuco.capture.frame import FrameSet
-from hamuco.engine.bundle import default_bundle, load_bundle
+from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hamuco_views import right_crops
 from hamuco.engine.hand_model import forward
@@ -58,11 +58,9 @@ def full_sets() -> list[tuple[FrameSet, list[list[Region]]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("bundle", type=Path, nargs="?", default=default_bundle(), help="trained networks")
+    parser.add_argument("bundle", type=Path, nargs="?", default=HAMUCO_S, help="trained networks")
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
-    if arguments.bundle is None:
-        parser.error("no trained networks come with the package: name a bundle from hamuco export")
     networks, landmarks = HaMuCoNetworks(load_bundle(arguments.bundle)), LandmarkEstimator()
     sets = full_sets()
     places = np.arange(HANDS * VIEWS).reshape(HANDS, VIEWS)

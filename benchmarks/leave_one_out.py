@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hamuco.engine.bundle import default_bundle, load_bundle
+from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.fusion.observation import Observation
@@ -49,10 +49,8 @@ def left_out_errors(observation: Observation, hand: HandViews, methods: list[Met
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("bundle", type=Path, nargs="?", default=default_bundle(), help="trained networks")
+    parser.add_argument("bundle", type=Path, nargs="?", default=HAMUCO_S, help="trained networks")
     arguments = parser.parse_args()
-    if arguments.bundle is None:
-        parser.error("no trained networks come with the package: name a bundle from hamuco export")
     networks = HaMuCoMethods(HaMuCoNetworks(load_bundle(arguments.bundle)))
     errors: dict[str, list[FloatArray]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,6 @@ from rich.table import Table
 
 from hamuco.fusion.triangulate import triangulate
 from hamuco.training.augment import PLAIN
-from hamuco.training.checkpoint import load_network
 from hamuco.training.config import config_from
 from hamuco.training.crop_builders import crop_set_of_stream
 from hamuco.training.crop_set import CropSet
@@ -42,6 +41,7 @@ from hamuco.training.synthetic.crops import CropOptions
 from hamuco.training.synthetic.look import Preset
 from hamuco.training.trainer import train
 from hamuco.training.validation import validate
+from hamuco.training.weights import load_network
 
 FloatArray = NDArray[np.float64]
 

@@ -24,6 +24,9 @@ from hamuco.engine.hand_model import HandModel, load_hand_model
 
 CARD, ESTIMATOR, INTERACTION, HAND = "model.toml", "estimator.onnx", "interaction.onnx", "hand.npz"
 
+HAMUCO_S = Path(__file__).parent / "hamuco-s"
+"""The bundle that comes with the package."""
+
 _FILES = (ESTIMATOR, INTERACTION, HAND)
 _VERSION = 1
 _JOINTS = "MediaPipe 21"
@@ -89,14 +92,11 @@ class Bundle:
         return self.path / INTERACTION
 
 
-def default_bundle() -> Path | None:
-    """Folder of the bundle that comes with the package; None where none does."""
-    path = Path(__file__).parent / "hamuco-s"
-    return path if (path / CARD).is_file() else None
-
-
 def load_bundle(path: Path) -> Bundle:
     """Open a bundle and compare every file with its hash.
+
+    Args:
+        path: its folder, or `hamuco-s`, which comes with the package; where there is a folder of that name, the folder.
 
     Raises:
         BundleError: a file is missing, shortened, changed or contradicts the card; or the card is not TOML, lacks
@@ -104,9 +104,13 @@ def load_bundle(path: Path) -> Bundle:
         HandModelError: the hand model is no hand model.
         OSError: a file cannot be read.
     """
+    if path == Path(HAMUCO_S.name) and not path.exists():
+        path = HAMUCO_S
     if not (path / CARD).is_file():
         what = f"it has no {CARD}" if path.is_dir() else "it is not a folder" if path.exists() else "it is not there"
-        raise BundleError(f"{path} is no bundle: {what}. A bundle is the folder that `hamuco export` makes")
+        raise BundleError(
+            f"{path} is no bundle: {what}. A bundle is the folder that `hamuco export` makes, or {HAMUCO_S.name}"
+        )
     try:
         document = tomllib.loads((path / CARD).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

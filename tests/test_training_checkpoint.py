@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from hamuco.training.checkpoint import (
     CheckpointError,
     check_same_training,
     load_checkpoint,
-    load_network,
-    load_weights,
     save,
     save_checkpoint,
     written_by,
 )
 from hamuco.training.config import TrainConfig, config_values
 from hamuco.training.networks.hamuco import HaMuCo
+from hamuco.training.weights import Weights, load_network, take_weights
 
 CONFIG = small_config(Path("crops"))
 
@@ -148,6 +147,6 @@ def test_weights_of_other_networks_do_not_fit() -> None:
     with pytest.raises(
         CheckpointError, match=r"a\.pt does not fit this network.*size mismatch for estimator\.pose_head"
     ):
-        load_weights(network, Path("a.pt"), made(), load_hand_model())
+        take_weights(network, Weights(Path("a.pt"), made().hand_model, made().network), load_hand_model())
     with pytest.raises(CheckpointError, match=r"trained with the hand 'another', not"):
-        load_weights(network, Path("a.pt"), replace(made(), hand_model="another"), load_hand_model())
+        take_weights(network, Weights(Path("a.pt"), "another", made().network), load_hand_model())

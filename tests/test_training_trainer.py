@@ -13,13 +13,14 @@ from full_disk import room_for
 from small_training import small_config, write_drawn_hands
 
 from hamuco.training.augment import PLAIN
-from hamuco.training.checkpoint import CheckpointError, load_checkpoint, load_network
+from hamuco.training.checkpoint import CheckpointError, load_checkpoint
 from hamuco.training.config import load_config
 from hamuco.training.crop_set import CropSet, CropSetWriter
 from hamuco.training.curves import LOG, read_log
 from hamuco.training.keeper import BEST, CONFIG, LAST
 from hamuco.training.structuring import unstructure
 from hamuco.training.trainer import BAD_BATCH, TrainingError, train
+from hamuco.training.weights import load_network
 
 
 @pytest.fixture(scope="module")

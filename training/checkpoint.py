@@ -17,9 +17,7 @@ from typing import Any
 
 import torch
 
-from hamuco.engine.hand_model import HandModel, load_hand_model
-from hamuco.training.config import TrainConfig, config_from, difference
-from hamuco.training.networks.hamuco import HaMuCo
+from hamuco.training.config import difference
 
 FORMAT = 1
 
@@ -130,43 +128,6 @@ def check_same_training(path: Path, checkpoint: Checkpoint, config: Mapping[str,
         raise CheckpointError(
             f"{path} was trained by {checkpoint.processes} processes, these are {processes}: start as many as then"
         )
-
-
-def load_network(path: Path, hand_model: HandModel | None = None) -> tuple[HaMuCo, TrainConfig]:
-    """The network of a checkpoint, on the CPU and ready for use, and how it was trained.
-
-    Args:
-        path: of the checkpoint.
-        hand_model: the right hand that it was trained with; None for the one that comes with the package.
-
-    Raises:
-        CheckpointError: as `load_checkpoint`; or the checkpoint is of another hand model.
-    """
-    checkpoint = load_checkpoint(path)
-    config = config_from(checkpoint.config, f"in {path}")
-    network = HaMuCo(config.model, hand_model or load_hand_model())
-    load_weights(network, path, checkpoint, hand_model or load_hand_model())
-    return network.eval(), config
-
-
-def load_weights(
-    network: HaMuCo, path: Path, checkpoint: Checkpoint, hand_model: HandModel, estimator_only: bool = False
-) -> None:
-    """Give a network, or its estimator, the weights of a checkpoint. Raises CheckpointError where they do not fit."""
-    if checkpoint.hand_model != hand_model.name:
-        raise CheckpointError(f"{path} was trained with the hand {checkpoint.hand_model!r}, not {hand_model.name!r}")
-    prefix = "estimator."
-    own = {key.removeprefix(prefix): value for key, value in checkpoint.network.items() if key.startswith(prefix)}
-    try:
-        if estimator_only:
-            network.estimator.load_state_dict(own)
-        else:
-            network.load_state_dict(checkpoint.network)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(
-            f"{path} does not fit this network, which is configured as [model] says: {reason}"
-        ) from error
 
 
 def _shown(value: Any) -> str:

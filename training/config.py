@@ -47,9 +47,8 @@ class StartConfig:
     Attributes:
         network: name for `default_config`; what [model] says goes before it.
         backbone: file of weights for the backbone, such as torchvision's of ImageNet.
-        estimator: checkpoint of an earlier training whose estimator to start from: the cross-view network then learns in a
-            second stage.
-        weights: checkpoint of an earlier training of the same networks; its optimizer is not taken along.
+        estimator: checkpoint or bundle whose estimator to start from: the cross-view network then learns in a second stage.
+        weights: checkpoint or bundle of the same networks; the optimizer starts anew.
     """
 
     network: str = "hamuco-s"

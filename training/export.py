@@ -20,13 +20,14 @@ from hamuco.engine.hamuco import CropHands, HaMuCoNetworks
 from hamuco.engine.hand_model import HandModel, load_hand_model, save_hand_model
 from hamuco.engine.landmarks import HAND_RULE
 from hamuco.training.batch import Views
-from hamuco.training.checkpoint import load_checkpoint, load_network
+from hamuco.training.checkpoint import load_checkpoint
 from hamuco.training.networks.estimator import Estimator
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.networks.interaction import Interaction
 from hamuco.training.networks.prediction import HandPrediction
 from hamuco.training.sources import KINDS
 from hamuco.training.structuring import unstructure, without_none
+from hamuco.training.weights import load_network
 
 PARITY = 1e-4
 """Largest difference between the networks and their graphs, in m and half crops, and of numbers beyond 1 relative to them.

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from hamuco.training.alignment import fused_points_in_world, ransac_centre
 from hamuco.training.augment import PLAIN, move
 from hamuco.training.batch import Batch, to_device
-from hamuco.training.checkpoint import load_network
 from hamuco.training.config import StartConfig, TrainConfig
 from hamuco.training.crop_set import CropSet, copy_with_labels
 from hamuco.training.keeper import LAST, Tell
@@ -29,6 +28,7 @@ from hamuco.training.processes import this_process
 from hamuco.training.sources import Progress, SourceConfig, prepare
 from hamuco.training.trainer import train
 from hamuco.training.validation import fused_joints
+from hamuco.training.weights import load_network
 
 FloatArray = NDArray[np.float64]
 

@@ -23,7 +23,6 @@ from hamuco.training.checkpoint import (
     Checkpoint,
     check_same_training,
     load_checkpoint,
-    load_weights,
     save,
     written_by,
 )
@@ -35,6 +34,7 @@ from hamuco.training.networks import backbones
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.processes import Process, this_process
 from hamuco.training.sources import Progress, prepare
+from hamuco.training.weights import Weights, take_weights, weights_of
 
 BAD_BATCH = "bad_batch.pt"
 
@@ -83,14 +83,13 @@ def train(
         )
         scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
         if checkpoint is not None:
-            load_weights(network, out / LAST, checkpoint, hand_model)
+            take_weights(network, Weights(out / LAST, checkpoint.hand_model, checkpoint.network), hand_model)
             optimizer.load_state_dict(checkpoint.optimizer)
             scaler.load_state_dict(checkpoint.scaler)
         elif config.start.weights is not None:
-            load_weights(network, config.start.weights, load_checkpoint(config.start.weights), hand_model)
+            take_weights(network, weights_of(config.start.weights), hand_model)
         elif config.start.estimator is not None:
-            earlier = config.start.estimator
-            load_weights(network, earlier, load_checkpoint(earlier), hand_model, estimator_only=True)
+            take_weights(network, weights_of(config.start.estimator), hand_model, estimator_only=True)
         elif config.start.backbone is not None:
             backbones.load_weights(network.estimator.backbone, config.start.backbone)
 
