@@ -8,7 +8,7 @@ $(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "hamuco needs Pyth
 $(PYTHON) -c 'import venv, ensurepip' || { echo "Python cannot make virtual environments here: sudo apt install python3-venv"; exit 1; }; }
 endef
 
-.PHONY: setup demo test test-slow lint format bench bench-mediapipe clean
+.PHONY: setup demo test test-slow lint format bench bench-mediapipe kernels clean
 
 setup: $(STAMP)
 
@@ -58,6 +58,10 @@ bench-mediapipe: setup
 	test -x .venv-mediapipe/bin/python || $(PYTHON) -m venv .venv-mediapipe
 	.venv-mediapipe/bin/python -m pip install --quiet --disable-pip-version-check mediapipe==0.10.21
 	$(VENV)/bin/python benchmarks/set_time.py --mediapipe .venv-mediapipe/bin/python
+
+# Needs nvcc of the CUDA toolkit, but no GPU.
+kernels:
+	$(PYTHON) engine/kernels/build.py
 
 format: setup
 	$(VENV)/bin/ruff check --fix .
