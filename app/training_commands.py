@@ -70,7 +70,7 @@ def label(
 
 def train(
     config: Annotated[
-        str, typer.Argument(help="A TOML file, or a configuration of the package: hamuco-s, hamuco-r18, hamuco-r50.")
+        str, typer.Argument(help="A TOML file, or a configuration of the package: hamuco-s, hamuco-r18, hamuco-r50, my-rig.")
     ],
     overrides: Annotated[
         list[str] | None,

@@ -173,7 +173,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration.
 
     Args:
-        name: a TOML file, or one of those that come with the package: hamuco-s, hamuco-r18, hamuco-r50.
+        name: a TOML file, or one of those that come with the package: hamuco-s, hamuco-r18, hamuco-r50, my-rig.
         overrides: such as "loss.weights.consistency=0.5" or "sources.0.recording=rec"; see `set_value`.
 
     Raises:
