@@ -153,7 +153,7 @@ def test_a_checkpoint_is_exported_and_measured(checkpoint: Path, clip: Path, tmp
     ("arguments", "words"),
     [
         (("live", "--replay", "CLIP", "--model", "nowhere"), "nowhere is no bundle: it is not there"),
-        (("evaluate", "nowhere.pt", "CLIP"), "No such file or directory: 'nowhere.pt'"),
+        (("evaluate", "nowhere.pt", "CLIP"), "nowhere.pt is no bundle: it is not there"),
         (("evaluate", "CLIP", "CLIP"), "is no bundle: it has no model.toml"),
         (("bench", "accuracy", "--model", "CLIP"), "is no bundle: it has no model.toml"),
         (("export", "CLIP/rig.toml", "out"), "rig.toml is not a whole checkpoint"),
