@@ -70,7 +70,10 @@ def label(
 
 def train(
     config: Annotated[
-        str, typer.Argument(help="A TOML file, or a configuration of the package: hamuco-s, hamuco-r18, hamuco-r50, my-rig.")
+        str,
+        typer.Argument(
+            help="A TOML file, or a configuration of the package: hamuco-s, hamuco-r18, hamuco-r50, my-rig."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,

@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # rendering, labels and eight trainings, twice
 def test_self_supervision_makes_data_trains_and_measures_every_variant(tmp_path: Path) -> None:
     sizes = ("--samples", "16", "--validation", "16", "--views", "2", "--first-steps", "2", "--steps", "2")
     command = [sys.executable, str(BENCHMARKS / "self_supervision.py"), str(tmp_path), *sizes]
