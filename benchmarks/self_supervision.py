@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from hamuco.engine.crops import CropCamera
+from hamuco.engine.hamuco_views import SIGMA
 from hamuco.fusion.triangulate import triangulate
 from hamuco.training.augment import PLAIN
 from hamuco.training.config import config_from
@@ -49,7 +51,6 @@ PRESETS: tuple[Preset, ...] = ("room", "hard")
 TRAINING_SEED: dict[Preset, int] = {"room": 11, "hard": 12}
 VALIDATION_SEED: dict[Preset, int] = {"room": 901, "hard": 902}
 BATCH = 16
-SIGMA = 0.03  # of a label, half crops; as live tracking assumes of the landmark network
 NAN = float("nan")
 
 # What every variant changes in the configuration.
@@ -155,11 +156,11 @@ def triangulated(preset: Preset, crops: CropSet) -> Row:
             continue
         rotations = np.stack([view.crop_from_world[:3, :3] for view in views])
         origins = -np.einsum("vji,vj->vi", rotations, np.stack([view.crop_from_world[:3, 3] for view in views]))
-        focal = np.array([view.focal for view in views])
-        offsets = (np.stack([view.pixels for view in views]) - (crops.size - 1) / 2) / focal[:, None, None]
-        rays = np.concatenate([offsets, np.ones((*offsets.shape[:2], 1))], axis=-1) @ rotations
+        cameras = [CropCamera(view.crop_from_world[:3, :3], view.focal, crops.size) for view in views]
+        rays = np.stack([camera.directions(view.pixels) for camera, view in zip(cameras, views, strict=True)])
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-        sigmas = SIGMA * crops.size / 2 / crops.margin / focal
+        # As live tracking assumes of the landmark network, whose crops are narrower than stored ones.
+        sigmas = np.array([SIGMA * camera.half_angle / crops.margin for camera in cameras])
         points = triangulate(np.broadcast_to(origins[:, None], rays.shape), rays, sigmas).points
         true = crops.truth(sample).joints
         pa.append(1e3 * joint_errors(procrustes_aligned(points, true), true).mean())
@@ -168,7 +169,7 @@ def triangulated(preset: Preset, crops: CropSet) -> Row:
 
 
 def measured(preset: Preset, method: str, checkpoint: Path, crops: CropSet, views: int) -> Row:
-    """A network on all hands of a crop set, unspoiled."""
+    """A network on the hands of a crop set, unspoiled; what fills no batch at its end is left out."""
     network, config = load_network(checkpoint)
     options = LoaderOptions(batch=BATCH, views=views, size=config.model.estimator.image_size)
     with closing(batches([Source(crops.path)], options, PLAIN)) as endless:
@@ -237,7 +238,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of the second stage, of each variant")
     arguments = parser.parse_args()
     folder, views = arguments.folder, arguments.views
-    rows = []
     with Progress() as progress:
         make_crops(folder, arguments.samples, arguments.validation, views, progress)
         first_stage = configuration(folder, arguments.first_steps, views, VARIANTS[BASELINE])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hamuco.engine.bundle import Bundle
+from hamuco.engine.hand_model import HandModel, load_hand_model
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from small_bundle import small_bundle  # loads torch
 
     return small_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def free_hand() -> HandModel:
+    return load_hand_model()
+
+
+@pytest.fixture(scope="session")
+def with_posedirs(free_hand: HandModel) -> HandModel:
+    """Centimetres of pose-dependent correction: much more than any real model has."""
+    rng = np.random.default_rng(3)
+    return replace(free_hand, posedirs=rng.normal(0, 0.003, (len(free_hand.v_template), 3, 135)))

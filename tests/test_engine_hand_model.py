@@ -37,13 +37,6 @@ def model() -> HandModel:
     return load_hand_model()
 
 
-@pytest.fixture(scope="module")
-def with_posedirs(model: HandModel) -> HandModel:
-    """Centimetres of pose-dependent correction: much more than any real model has."""
-    rng = np.random.default_rng(3)
-    return replace(model, posedirs=rng.normal(0, 0.003, (len(model.v_template), 3, 135)))
-
-
 def random_parameters(seed: int, *leading: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     rng = np.random.default_rng(seed)
     return (

@@ -80,18 +80,6 @@ def random_hands(dtype: type[np.floating], hands: int, seed: int = 0) -> tuple[S
 
 
 @pytest.fixture(scope="module")
-def free_hand() -> HandModel:
-    return load_hand_model()
-
-
-@pytest.fixture(scope="module")
-def with_posedirs(free_hand: HandModel) -> HandModel:
-    """Centimetres of pose-dependent correction: much more than any real model has."""
-    rng = np.random.default_rng(3)
-    return replace(free_hand, posedirs=rng.normal(0, 0.003, (len(free_hand.v_template), 3, 135)))
-
-
-@pytest.fixture(scope="module")
 def whole_tiles(with_posedirs: HandModel) -> HandModel:
     """Vertices once more, which nothing depends on, until the last tile is full."""
     count = len(with_posedirs.v_template)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model, pose_rotations
+from hamuco.engine.hand_model import HandModel, forward, pose_rotations
 from hamuco.training.networks.hand_layer import HandLayer
 from hamuco.training.networks.rotations import matrix_to_6d, rotation_6d_to_matrix
 
@@ -19,11 +19,6 @@ FloatArray = NDArray[np.float64]
 
 # The layer keeps the model's numbers in single precision (2^-24 = 6e-8); sums of 10 shape terms of 0.1 m stay within:
 SINGLE_PRECISION_M = 1e-7
-
-
-@pytest.fixture(scope="module")
-def free_hand() -> HandModel:
-    return load_hand_model()
 
 
 @pytest.fixture(scope="module")

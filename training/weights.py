@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
-from hamuco.engine.bundle import HAMUCO_S, Bundle, BundleError, load_bundle
+from hamuco.engine.bundle import HAMUCO_S, BundleError, load_bundle
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.training.checkpoint import CheckpointError, load_checkpoint
 from hamuco.training.config import TrainConfig, config_from
@@ -40,13 +40,15 @@ def weights_of(path: Path) -> Weights:
     """
     if path.is_dir() or (path == Path(HAMUCO_S.name) and not path.exists()):
         bundle = load_bundle(path)
-        return Weights(path, bundle.hand.name, _values(bundle))
+        return Weights(
+            path, bundle.hand.name, _named_constants(bundle.estimator) | _named_constants(bundle.interaction)
+        )
     checkpoint = load_checkpoint(path)
     return Weights(path, checkpoint.hand_model, checkpoint.network)
 
 
 def take_weights(network: HaMuCo, weights: Weights, hand_model: HandModel, estimator_only: bool = False) -> None:
-    """Give a network, or its estimator, weights. Raises CheckpointError where they do not fit; see `HaMuCo`."""
+    """Give a network, or its estimator, weights. Raises CheckpointError where they do not fit."""
     path = weights.path
     if weights.hand_model != hand_model.name:
         raise CheckpointError(f"{path} was trained with the hand {weights.hand_model!r}, not {hand_model.name!r}")
@@ -79,11 +81,6 @@ def load_network(path: Path, hand_model: HandModel | None = None) -> tuple[HaMuC
     network = HaMuCo(config.model, hand_model)
     take_weights(network, Weights(path, checkpoint.hand_model, checkpoint.network), hand_model)
     return network.eval(), config
-
-
-def _values(bundle: Bundle) -> dict[str, Tensor]:
-    """Of both networks of a bundle."""
-    return _named_constants(bundle.estimator) | _named_constants(bundle.interaction)
 
 
 def _named_constants(path: Path) -> dict[str, Tensor]:
