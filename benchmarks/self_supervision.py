@@ -1,6 +1,7 @@
 """Does HaMuCo learn 3D hands from 2D pseudo labels alone, and what is each of its parts worth?
 
     python benchmarks/self_supervision.py FOLDER [--samples N] [--first-steps N] [--steps N] [--validation N] [--views V]
+        [--processes N]
 
 Makes all that it needs in FOLDER, and what is there already is not made again. Hands are rendered, and labelled by the
 landmark network, which was trained on real hands; training sees these labels and the cameras, and no 3D truth. In a first
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,7 +35,7 @@ from hamuco.engine.crops import CropCamera
 from hamuco.engine.hamuco_views import SIGMA
 from hamuco.fusion.triangulate import triangulate
 from hamuco.training.augment import PLAIN
-from hamuco.training.config import config_from
+from hamuco.training.config import config_from, config_text
 from hamuco.training.crop_builders import crop_set_of_stream
 from hamuco.training.crop_set import CropSet
 from hamuco.training.keeper import LAST
@@ -41,7 +44,6 @@ from hamuco.training.metrics import joint_errors, mean, procrustes_aligned, root
 from hamuco.training.networks.prediction import ROOT
 from hamuco.training.synthetic.crops import CropOptions
 from hamuco.training.synthetic.look import Preset
-from hamuco.training.trainer import train
 from hamuco.training.validation import validate
 from hamuco.training.weights import load_network
 
@@ -50,14 +52,16 @@ FloatArray = NDArray[np.float64]
 PRESETS: tuple[Preset, ...] = ("room", "hard")
 TRAINING_SEED: dict[Preset, int] = {"room": 11, "hard": 12}
 VALIDATION_SEED: dict[Preset, int] = {"room": 901, "hard": 902}
-BATCH = 16
+BATCH = 12  # hands per step, of all processes together
 NAN = float("nan")
 
 # What every variant changes in the configuration.
 LABELS, BASELINE = "labels triangulated", "no cross-view network"
 VARIANTS: dict[str, dict[str, Any]] = {
     "HaMuCo": {},
-    BASELINE: {"loss.weights": {"refined_pixels": 0.0, "consistency": 0.0, "distillation": 0.0}},
+    BASELINE: {
+        "loss.weights": {"refined_pixels": 0.0, "consistency": 0.0, "distillation": 0.0, "refined_pose_prior": 0.0}
+    },
     "no attention branch": {"model.interaction": {"attention": False}},
     "no shared branch": {"model.interaction": {"shared": False}},
     "no consistency": {"loss.weights": {"consistency": 0.0}},
@@ -84,19 +88,19 @@ class Row:
     share: float = 1.0
 
 
-def configuration(folder: Path, steps: int, views: int, changes: dict[str, Any]) -> dict[str, Any]:
+def configuration(options: argparse.Namespace, steps: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Plain values of a training: the paper's losses and weights, and labels of the landmark network."""
     values: dict[str, Any] = {
         "seed": 1,
         "steps": steps,
-        "batch": BATCH,
-        "views": views,
+        "batch": BATCH // options.processes,
+        "views": options.views,
         "precision": "bf16",
         "learning_rate": 1e-3,
         "warmup_steps": min(200, steps // 10),
         "start": {"network": "hamuco-s"},
         "model": {"interaction": {}},
-        "sources": [{"crops": str(crops_at(folder, preset, TRAINING_SEED[preset]))} for preset in PRESETS],
+        "sources": [{"crops": str(crops_at(options.folder, preset, TRAINING_SEED[preset]))} for preset in PRESETS],
         "loss": {"weights": {}},
         "augmentation": {"rotation": 0.35, "shift": 0.07, "scale": 1.15, "occluder": 0.2},
         "run": {"workers": 1, "log_every": 50, "checkpoint_every": 500},
@@ -131,18 +135,15 @@ def make_crops(folder: Path, samples: int, validation: int, views: int, progress
             )
 
 
-def run_training(folder: Path, name: str, values: dict[str, Any], progress: Progress) -> Path:
+def run_training(options: argparse.Namespace, name: str, values: dict[str, Any]) -> Path:
     """Train, or go on with it where it was interrupted; its last checkpoint."""
-    out = folder / name.replace(" ", "-").lower()
-    task = progress.add_task(name, total=values["steps"])
-    train(
-        config_from(values, name),
-        out,
-        resume=(out / LAST).is_file(),
-        progress=lambda what, done, total: progress.update(
-            task, description=f"{name}: {what}", completed=done, total=total
-        ),
-    )
+    out: Path = options.folder / name.replace(" ", "-").lower()
+    config = out.with_suffix(".toml")
+    config.write_text(config_text(config_from(values, name)), encoding="utf-8")
+    print(f"{name}: {out}", flush=True)
+    processes = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes))
+    command = ("hamuco.app.cli", "train", str(config), "--out", str(out), "--resume")
+    subprocess.run([sys.executable, "-m", *processes, "-m", *command], check=True)
     return out / LAST
 
 
@@ -234,21 +235,22 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=12_000, help="hands to learn from")
     parser.add_argument("--validation", type=int, default=400, help="hands to measure on, of each preset")
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--first-steps", type=int, default=12_000, help="of the first stage")
-    parser.add_argument("--steps", type=int, default=2000, help="of the second stage, of each variant")
-    arguments = parser.parse_args()
-    folder, views = arguments.folder, arguments.views
+    parser.add_argument("--first-steps", type=int, default=8000, help="of the first stage")
+    parser.add_argument("--steps", type=int, default=3000, help="of the second stage, of each variant")
+    parser.add_argument("--processes", type=int, default=1, help="that train together, of CPU cores or GPUs")
+    options = parser.parse_args()
+    folder, views = options.folder, options.views
     with Progress() as progress:
-        make_crops(folder, arguments.samples, arguments.validation, views, progress)
-        first_stage = configuration(folder, arguments.first_steps, views, VARIANTS[BASELINE])
-        estimator = run_training(folder, "first stage", first_stage, progress)
-        crops = {preset: CropSet(crops_at(folder, preset, VALIDATION_SEED[preset])) for preset in PRESETS}
-        rows = [triangulated(preset, crops[preset]) for preset in PRESETS]
-        for method, changes in VARIANTS.items():
-            values = configuration(folder, arguments.steps, views, {"start": {"estimator": str(estimator)}, **changes})
-            checkpoint = run_training(folder, method, values, progress)
-            rows += [measured(preset, method, checkpoint, crops[preset], views) for preset in PRESETS]
-            show(rows, folder)
+        make_crops(folder, options.samples, options.validation, views, progress)
+    first_stage = configuration(options, options.first_steps, VARIANTS[BASELINE])
+    estimator = run_training(options, "first stage", first_stage)
+    crops = {preset: CropSet(crops_at(folder, preset, VALIDATION_SEED[preset])) for preset in PRESETS}
+    rows = [triangulated(preset, crops[preset]) for preset in PRESETS]
+    for method, changes in VARIANTS.items():
+        values = configuration(options, options.steps, {"start": {"estimator": str(estimator)}, **changes})
+        checkpoint = run_training(options, method, values)
+        rows += [measured(preset, method, checkpoint, crops[preset], views) for preset in PRESETS]
+        show(rows, folder)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from hamuco.engine.bundle import Bundle, BundleError
-from hamuco.engine.hand_model import HandModel, forward
+from hamuco.engine.hand_model import HandModel, forward_rotations
 from hamuco.engine.landmarks import HAND_RULE
 from hamuco.engine.runtime import Network, SetNetwork, inference_precision, runtime_name
 
@@ -150,9 +150,8 @@ def decoded(
 ) -> CropHands:
     """What networks say, (..., 16, 6), (..., 10) and (..., 3), of crops with `half_angle` (...)."""
     rotations = rotations_from_6d(pose.astype(np.float64))
-    orient, fingers = axis_angle(model, rotations)
     shape, placed = betas.astype(np.float64), camera.astype(np.float64)
-    landmarks = forward(model, orient, fingers, shape, np.zeros(3), with_vertices=False).landmarks
+    landmarks = forward_rotations(model, rotations, shape, np.zeros(3), with_vertices=False).landmarks
     joints = landmarks - landmarks[..., ROOT : ROOT + 1, :]
     scale, shift = placed[..., None, :1], placed[..., None, 1:]
     distance = 1 + half_angle[..., None, None] * scale * joints[..., 2:]  # in units of the root's

@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,10 @@ SHAPES = 10
 
 MANO_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
 """Parent of each of the 16 joints, -1 for the wrist."""
+
+# All fingers advance together: of each level its bones and their parents.
+_LEVELS = ((slice(1, 16, 3), slice(0, 1)), (slice(2, 16, 3), slice(1, 16, 3)), (slice(3, 16, 3), slice(2, 16, 3)))
+_POSE_FEATURES = 9 * (JOINTS - 1)
 
 _FREE_HAND = Path(__file__).parent / "free_hand.npz"
 _MIRROR = np.array([-1.0, 1.0, 1.0])
@@ -122,29 +127,36 @@ def forward(
         hand_pose: (..., 45) axis-angle of the 15 finger joints, rad; the model's mean pose is added to it.
         betas: (..., 10) shape.
         transl: (..., 3) m, added last.
-        with_vertices: False skins only the few vertices that the landmarks are made of.
+        with_vertices: False skins no vertex: landmarks are mixtures of points that are fixed to bones.
     """
-    global_orient, hand_pose = np.asarray(global_orient, np.float64), np.asarray(hand_pose, np.float64)
-    betas, transl = np.asarray(betas, np.float64), np.asarray(transl, np.float64)
-    used = slice(None) if with_vertices else np.flatnonzero(model.landmark_regressor.any(axis=0))
-
-    joints_rest = rest_joints(model, betas)
     rotations = pose_rotations(model, global_orient, hand_pose)
-    transforms, joints = bone_transforms(model.parents, rotations, joints_rest)
+    return forward_rotations(model, rotations, betas, transl, with_vertices=with_vertices)
 
-    vertices = model.v_template[used] + np.einsum("vcs,...s->...vc", model.shapedirs[used], betas)
+
+def forward_rotations(
+    model: HandModel, rotations: FloatArray, betas: ArrayLike, transl: ArrayLike, *, with_vertices: bool = True
+) -> HandMesh:
+    """`forward` from rotations (..., 16, 3, 3) of all bones in their parents' frames, with the mean pose in them."""
+    betas, transl = np.asarray(betas, np.float64), np.asarray(transl, np.float64)
+    transforms, joints = bone_transforms(rotations, rest_joints(model, betas))
+    feature = None
     if model.posedirs is not None:
-        feature = (rotations[..., 1:, :, :] - np.eye(3)).reshape(*rotations.shape[:-3], 9 * (JOINTS - 1))
-        vertices = vertices + np.einsum("vcp,...p->...vc", model.posedirs[used], feature)
-    blended = model.weights[used] @ transforms.reshape(*transforms.shape[:-2], 12)
+        feature = (rotations[..., 1:, :, :] - np.eye(3)).reshape(*rotations.shape[:-3], _POSE_FEATURES)
+    joints = joints + transl[..., None, :]
+    if not with_vertices:
+        anchors = _anchors(model, betas, feature).reshape(*betas.shape[:-1], LANDMARKS, 4 * JOINTS)
+        flat = transforms.swapaxes(-2, -3).reshape(*transforms.shape[:-3], 3, 4 * JOINTS)
+        return HandMesh(None, joints, anchors @ flat.mT + transl[..., None, :])
+
+    vertices = model.v_template + np.tensordot(betas, model.shapedirs, axes=(-1, -1))
+    if feature is not None:
+        assert model.posedirs is not None
+        vertices = vertices + np.tensordot(feature, model.posedirs, axes=(-1, -1))
+    blended = model.weights @ transforms.reshape(*transforms.shape[:-2], 12)
     blended = blended.reshape(*blended.shape[:-1], 3, 4)
     vertices = (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
     vertices = vertices + transl[..., None, :]
-    return HandMesh(
-        vertices=vertices if with_vertices else None,
-        joints=joints + transl[..., None, :],
-        landmarks=model.landmark_regressor[:, used] @ vertices,
-    )
+    return HandMesh(vertices, joints, model.landmark_regressor @ vertices)
 
 
 def landmark_anchors(model: HandModel, betas: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -161,19 +173,47 @@ def landmark_anchors(model: HandModel, betas: ArrayLike) -> tuple[FloatArray, Fl
         anchors (21, 16, 4), whose last column sums to 1 over the bones, and the joints of the rest pose (16, 3) m.
     """
     shape = np.asarray(betas, np.float64)
+    return _anchors(model, shape, None), rest_joints(model, shape)
+
+
+def _anchors(model: HandModel, betas: FloatArray, feature: FloatArray | None) -> FloatArray:
+    """Anchors (..., 21, 16, 4) of shapes (..., 10) and pose features (..., 135), as `landmark_anchors` says."""
+    constant, shapes, poses = _anchor_basis(model)
+    flat = constant + betas @ shapes
+    if feature is not None:
+        flat = flat + feature @ poses
+    return np.asarray(flat.reshape(*flat.shape[:-1], LANDMARKS, JOINTS, 4))
+
+
+@lru_cache(maxsize=8)
+def _anchor_basis(model: HandModel) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What all anchors, flat, are a linear combination of: a constant part, of each shape and of each pose feature."""
+
+    def anchors(points: FloatArray) -> FloatArray:
+        """(..., 1344) of offsets of the vertices that landmarks are made of, homogeneous (used, ..., 4)."""
+        weighted = np.einsum("ju,ub,u...k->...jbk", regressor, model.weights[used], points, optimize=True)
+        return np.asarray(weighted.reshape(*weighted.shape[:-3], -1))
+
     used = np.flatnonzero(model.landmark_regressor.any(axis=0))
-    vertices = model.v_template[used] + model.shapedirs[used] @ shape
-    homogeneous = np.concatenate([vertices, np.ones((len(vertices), 1))], axis=1)
-    weighted = model.weights[used][:, :, None] * homogeneous[:, None, :]  # (used, 16, 4)
-    anchors = np.tensordot(model.landmark_regressor[:, used], weighted, axes=1)
-    return anchors, rest_joints(model, shape)
+    regressor = model.landmark_regressor[:, used]
+    directions = [model.shapedirs[used], *([] if model.posedirs is None else [model.posedirs[used]])]
+    moved = [np.pad(one.mT, ((0, 0), (0, 0), (0, 1))) for one in directions]  # directions end in a 0
+    parts = [anchors(one) for one in (np.pad(model.v_template[used], ((0, 0), (0, 1)), constant_values=1), *moved)]
+    return parts[0], parts[1], parts[-1]
+
+
+@lru_cache(maxsize=8)
+def _rest_joint_basis(model: HandModel) -> tuple[FloatArray, FloatArray]:
+    """Rest joints, flat (48,), of the mean shape, and what each shape adds to them (10, 48)."""
+    shapes = np.einsum("jv,vcs->sjc", model.J_regressor, model.shapedirs, optimize=True)
+    return (model.J_regressor @ model.v_template).ravel(), shapes.reshape(SHAPES, -1)
 
 
 def rest_joints(model: HandModel, betas: ArrayLike) -> FloatArray:
     """Skeleton joints (..., 16, 3) m of the rest pose for shapes (..., 10)."""
-    at_mean: FloatArray = model.J_regressor @ model.v_template
-    directions = np.tensordot(model.J_regressor, model.shapedirs, axes=1)
-    return np.asarray(at_mean + np.einsum("jcs,...s->...jc", directions, np.asarray(betas, np.float64)))
+    shape = np.asarray(betas, np.float64)
+    constant, shapes = _rest_joint_basis(model)
+    return (constant + shape @ shapes).reshape(*shape.shape[:-1], JOINTS, 3)
 
 
 def pose_rotations(model: HandModel, global_orient: ArrayLike, hand_pose: ArrayLike) -> FloatArray:
@@ -185,13 +225,10 @@ def pose_rotations(model: HandModel, global_orient: ArrayLike, hand_pose: ArrayL
     return axis_angle_to_matrix(theta.reshape(*leading, JOINTS, 3))
 
 
-def bone_transforms(
-    parents: ArrayLike, rotations: FloatArray, joints_rest: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Forward kinematics.
+def bone_transforms(rotations: FloatArray, joints_rest: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Forward kinematics along MANO's tree.
 
     Args:
-        parents: (16,) every bone after its parent, -1 for the first.
         rotations: (..., 16, 3, 3) in the parents' frames.
         joints_rest: (..., 16, 3) m.
 
@@ -200,20 +237,18 @@ def bone_transforms(
         removed from them), and the posed joints (..., 16, 3) m, both before any translation of the hand.
     """
     leading = np.broadcast_shapes(rotations.shape[:-3], joints_rest.shape[:-2])
-    rotations = np.broadcast_to(rotations, (*leading, JOINTS, 3, 3))
-    joints_rest = np.broadcast_to(joints_rest, (*leading, JOINTS, 3))
     transforms = np.empty((*leading, JOINTS, 3, 4))
     joints = np.empty((*leading, JOINTS, 3))
-    for bone, parent in enumerate(np.asarray(parents)):
-        rest = joints_rest[..., bone, :, None]
-        if parent < 0:
-            turn, position = rotations[..., bone, :, :], rest
-        else:
-            turn = transforms[..., parent, :, :3] @ rotations[..., bone, :, :]
-            position = transforms[..., parent, :, :3] @ rest + transforms[..., parent, :, 3:]
-        transforms[..., bone, :, :3] = turn
-        transforms[..., bone, :, 3:] = position - turn @ rest
-        joints[..., bone, :] = position[..., 0]
+    turns, rest = transforms[..., :3], joints_rest[..., None]
+    turns[..., 0, :, :] = rotations[..., 0, :, :]
+    joints[..., 0, :] = joints_rest[..., 0, :]
+    transforms[..., 0, :, 3:] = rest[..., 0, :, :] - turns[..., 0, :, :] @ rest[..., 0, :, :]
+    for level, parents in _LEVELS:
+        turn = turns[..., parents, :, :] @ rotations[..., level, :, :]
+        position = turns[..., parents, :, :] @ rest[..., level, :, :] + transforms[..., parents, :, 3:]
+        turns[..., level, :, :] = turn
+        transforms[..., level, :, 3:] = position - turn @ rest[..., level, :, :]
+        joints[..., level, :] = position[..., 0]
     return transforms, joints
 
 
@@ -326,7 +361,7 @@ def _check(model: HandModel) -> None:
     expected: dict[str, tuple[int, ...]] = {
         "v_template": (count, 3),
         "shapedirs": (count, 3, SHAPES),
-        "posedirs": (count, 3, 9 * (JOINTS - 1)),
+        "posedirs": (count, 3, _POSE_FEATURES),
         "weights": (count, JOINTS),
         "J_regressor": (JOINTS, count),
         "parents": (JOINTS,),

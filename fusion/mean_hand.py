@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.engine.hamuco import ROOT, CropHands, axis_angle
-from hamuco.engine.hand_model import HandModel, forward, mirror_axis_angle
+from hamuco.engine.hand_model import HandModel, forward_rotations, mirror_axis_angle
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.alignment import fused_parameters, ransac_centre
 from hamuco.fusion.hand import HandParameters
@@ -40,8 +40,7 @@ def mean_hand(model: HandModel, hands: CropHands, regions: Sequence[Region]) -> 
     weights = np.ones(len(regions))
     world_from_crop = crop_from_world[:, :3, :3].mT
     rotations, betas = fused_parameters(hands.rotations, hands.betas, world_from_crop, weights)
-    orient, fingers = axis_angle(model, rotations)
-    landmarks = forward(model, orient, fingers, betas, np.zeros(3), with_vertices=False).landmarks
+    landmarks = forward_rotations(model, rotations, betas, np.zeros(3), with_vertices=False).landmarks
     half_angle = np.array([region.crop.half_angle for region in regions])
     centre = ransac_centre(
         landmarks - landmarks[ROOT],
@@ -51,6 +50,7 @@ def mean_hand(model: HandModel, hands: CropHands, regions: Sequence[Region]) -> 
     ).centre
     if not np.isfinite(centre).all():
         return None
+    orient, fingers = axis_angle(model, rotations)
     transl = centre - landmarks[ROOT]
     if right:
         return HandParameters(orient, fingers, betas, transl)

@@ -109,7 +109,7 @@ def model(request: pytest.FixtureRequest) -> HandModel:
 def vertices_of_stored(model: HandModel, pose: Stored, betas: Stored) -> FloatArray:
     """In float64, but with the vertices' blend shapes rounded to the type of `pose`; joints are those of the model."""
     rotations, shape = rotations_from_6d(pose.astype(np.float64)), betas.astype(np.float64)
-    transforms, _ = bone_transforms(model.parents, rotations, rest_joints(model, shape))
+    transforms, _ = bone_transforms(rotations, rest_joints(model, shape))
     features = (rotations[:, 1:] - np.eye(3)).reshape(-1, 135)
     rest = model.v_template + np.einsum("vcs,hs->hvc", rounded(model.shapedirs, pose), shape)
     if model.posedirs is not None:
@@ -170,7 +170,7 @@ def test_degenerate_columns_make_the_matrices_of_the_reference(free_hand: HandMo
     assert np.isfinite(got.vertices).all()
     for hand in range(3):
         anchors, rest = landmark_anchors(free_hand, betas[hand].astype(np.float64))
-        transforms, joints = bone_transforms(free_hand.parents, rotations[hand], rest)
+        transforms, joints = bone_transforms(rotations[hand], rest)
         landmarks = np.einsum("bck,jbk->jc", transforms, anchors)
         np.testing.assert_allclose(got.joints[hand], joints - landmarks[ROOT], atol=POINT_ROUNDING, rtol=0)
         np.testing.assert_allclose(got.landmarks[hand], landmarks - landmarks[ROOT], atol=POINT_ROUNDING, rtol=0)

@@ -60,6 +60,8 @@ def _tensors(hands: HandPrediction) -> Iterator[Tensor]:
 
 def _assert_close(one: HaMuCoOutput, other: HaMuCoOutput, where: Tensor) -> None:
     for first, second in ((one.single, other.single), (one.refined, other.refined)):
+        assert first is not None
+        assert second is not None
         for a, b in zip(_tensors(first), _tensors(second), strict=True):
             torch.testing.assert_close(a[where], b[where], rtol=0, atol=ROUNDING)
 

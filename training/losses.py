@@ -7,7 +7,7 @@ confidence and truth that is not known neither add to it nor are counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -47,6 +47,12 @@ class LossWeights:
     true_betas: float = 0.0
     """Shapes are the true ones, in standard deviations."""
 
+    @property
+    def refine(self) -> bool:
+        """Whether any is about refined hands; if not, the cross-view network learns nothing and need not run."""
+        names = "refined_pixels", "consistency", "distillation", "refined_pose_prior", "true_joints", "true_rotations"
+        return any(getattr(self, name) for name in names)
+
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
@@ -67,7 +73,7 @@ class LossConfig:
 
 def losses(
     single: HandPrediction,
-    refined: HandPrediction,
+    refined: HandPrediction | None,
     batch: Batch,
     step: int,
     config: LossConfig,
@@ -80,7 +86,7 @@ def losses(
 
     Args:
         single: hands (B, V) by each view alone.
-        refined: hands (B, V) by all views together.
+        refined: hands (B, V) by all views together; without them, what is about them is zero.
         batch: labels, and truth where there is any.
         step: even steps pull each view towards the other views, odd ones towards the fused hand.
         config: weights and variants.
@@ -88,18 +94,21 @@ def losses(
         located: (B, V, 21, 2) u, v of a locator.
     """
     valid = batch.views.valid
-    terms = {
+    terms = dict.fromkeys((one.name for one in fields(LossWeights)), single.pixels.new_zeros(()))
+    terms |= {
         "single_pixels": _pixel_loss(single.pixels, batch, config.min_confidence),
-        "refined_pixels": _pixel_loss(refined.pixels, batch, config.min_confidence),
-        "located_pixels": refined.pixels.new_zeros(())
-        if located is None
-        else _pixel_loss(located, batch, config.min_confidence),
-        **_agreement(single, refined, batch, step, config),
         "shape_prior": _mean(single.betas.abs(), valid),
         "single_pose_prior": _pose_prior(single, valid, pose_mean),
-        "refined_pose_prior": _pose_prior(refined, valid, pose_mean),
         **_true_losses(single, refined, batch),
     }
+    if refined is not None:
+        terms |= {
+            "refined_pixels": _pixel_loss(refined.pixels, batch, config.min_confidence),
+            "refined_pose_prior": _pose_prior(refined, valid, pose_mean),
+            **_agreement(single, refined, batch, step, config),
+        }
+    if located is not None:
+        terms["located_pixels"] = _pixel_loss(located, batch, config.min_confidence)
     total = torch.stack([getattr(config.weights, name) * term for name, term in terms.items()]).sum()
     return {**terms, "total": total}
 
@@ -159,7 +168,7 @@ def _pose_prior(hands: HandPrediction, valid: Tensor, pose_mean: Tensor) -> Tens
     return _mean((fingers - pose_mean).abs(), valid)
 
 
-def _true_losses(single: HandPrediction, refined: HandPrediction, batch: Batch) -> dict[str, Tensor]:
+def _true_losses(single: HandPrediction, refined: HandPrediction | None, batch: Batch) -> dict[str, Tensor]:
     """Differences to 3D truth, which is brought into the crops' frames."""
     dtype, valid = single.joints.dtype, batch.views.valid
     crop_rotation = batch.crop_from_world[..., :3, :3].to(dtype)  # (B, V, 3, 3)
@@ -169,11 +178,10 @@ def _true_losses(single: HandPrediction, refined: HandPrediction, batch: Batch) 
     hand = crop_rotation[:, :, None] @ bones[:, :, :1]
     rotations = torch.cat([hand, bones[:, :, 1:].expand(-1, valid.shape[1], -1, -1, -1)], dim=2)
     betas = batch.betas.to(dtype)[:, None].expand_as(single.betas)
+    hands = [single] if refined is None else [single, refined]
     return {
-        "true_joints": _difference(single.joints / _UNIT_M, joints, valid)
-        + _difference(refined.joints / _UNIT_M, joints, valid),
-        "true_rotations": _difference(single.rotations, rotations, valid)
-        + _difference(refined.rotations, rotations, valid),
+        "true_joints": torch.stack([_difference(one.joints / _UNIT_M, joints, valid) for one in hands]).sum(),
+        "true_rotations": torch.stack([_difference(one.rotations, rotations, valid) for one in hands]).sum(),
         "true_betas": _difference(single.betas, betas, valid),
     }
 

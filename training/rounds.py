@@ -131,6 +131,7 @@ def relabel(
 def _placed(network: nn.Module, batch: Batch, calibrated: bool) -> tuple[Tensor, Tensor]:
     """Fused joints (B, 21, 3) m, world, NaN where they are not known, and how sure they are, (B, 21); 0 by one view."""
     output: HaMuCoOutput = network(batch.views)
+    assert output.refined is not None
     pose = batch.crop_from_world.to(output.refined.joints.dtype)
     known = pose.isfinite().all(dim=-1).all(dim=-1) & batch.views.valid & (batch.views.half_angle > 0)  # (B, V)
     weights = known.to(pose.dtype)

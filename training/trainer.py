@@ -94,6 +94,8 @@ def train(
             backbones.load_weights(network.estimator.backbone, config.start.backbone)
 
         network.train()
+        refine = config.loss.weights.refine
+        network.interaction.requires_grad_(refine)  # processes wait for the gradient of every weight that wants one
         parallel = network if here.ranks == 1 else DistributedDataParallel(network)
         first = 0 if checkpoint is None else checkpoint.step
 
@@ -113,7 +115,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step)
             with torch.autocast(here.device.type, _DTYPES[config.precision], enabled=config.precision != "f32"):
-                hands = parallel(batch.views)
+                hands = parallel(batch.views, refine)
             terms = losses(hands.single, hands.refined, batch, step, config.loss, network.hand.pose_mean, hands.located)
             numbers = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
             if wrong := [name for name, number in numbers.items() if not math.isfinite(number)]:

@@ -48,6 +48,7 @@ def validate(network: nn.Module, batches: Iterable[Batch], calibrated: bool) -> 
     errors: defaultdict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for batch in batches:
         output: HaMuCoOutput = network(batch.views)
+        assert output.refined is not None
         valid = batch.views.valid[..., None, None]
         # (B, V, 21, 3) in the crops' axes; what is NaN is left out by the metrics.
         turned = (batch.joints - batch.joints[:, ROOT : ROOT + 1])[:, None] @ batch.crop_from_world[..., :3, :3].mT

@@ -55,12 +55,12 @@ class HaMuCoOutput:
 
     Attributes:
         single: by each view alone.
-        refined: by all views; its shapes are the single view's, without gradients.
+        refined: by all views; its shapes are the single view's, without gradients. None where it was not asked for.
         located: (B, V, 21, 2) u, v of the joints, by the estimator's locator, if it has one.
     """
 
     single: HandPrediction
-    refined: HandPrediction
+    refined: HandPrediction | None
     located: Tensor | None = None
 
 
@@ -74,17 +74,24 @@ class HaMuCo(nn.Module):
         self.estimator = Estimator(config.estimator, mean_pose)
         self.interaction = Interaction(config.interaction, self.estimator.backbone.channels, mean_pose)
 
-    def forward(self, views: Views) -> HaMuCoOutput:
-        """Views that are not valid are left out before the first layer: not even batch statistics know them."""
+    def forward(self, views: Views, refine: bool = True) -> HaMuCoOutput:
+        """Views that are not valid are left out before the first layer: not even batch statistics know them.
+
+        Args:
+            views: of B hands.
+            refine: else the cross-view network does not run.
+        """
         valid = views.valid
         half_angle = torch.where(valid, views.half_angle, 0.0)
         raw, located, maps = self.estimator.regress(views.images[valid])
         parameters = self.estimator.readout(spread(raw, valid))
         single = self.decode(parameters, half_angle)
+        places = None if located is None else spread(located, valid)
+        if not refine:
+            return HaMuCoOutput(single, None, places)
         nodes = self.interaction.nodes(maps, location(single)[valid], parameters.pose[valid], half_angle[valid])
         better = self.interaction.refine(spread(nodes, valid), valid)
         better = replace(better, betas=parameters.betas.detach())
-        places = None if located is None else spread(located, valid)
         return HaMuCoOutput(single, self.decode(better, half_angle), places)
 
     def single_view(self, views: Views) -> HandPrediction:
