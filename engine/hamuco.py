@@ -32,6 +32,7 @@ ROOT = 9
 """The joint at the origin of root-relative points."""
 
 _DEPTH_UNIT = 0.2  # m: of depths that the interaction network is told
+_TOGETHER = (4, 2, 1)  # crops in a batch of the estimator
 _NEAREST = 0.1  # a joint nearer to the camera than this part of the root's distance is projected as if it were there
 
 
@@ -116,7 +117,7 @@ class HaMuCoNetworks:
         self.image_size = bundle.card.image_size
         self.hand = bundle.hand
         self.runtime = runtime_name(precision or inference_precision())
-        self._estimator = Network(bundle.estimator, precision=precision)
+        self._estimator = Network(bundle.estimator, precision=precision, together=_TOGETHER)
         self._interaction = SetNetwork(bundle.interaction, precision)
 
     def look(self, crops: NDArray[np.uint8], half_angle: FloatArray) -> Looks:
