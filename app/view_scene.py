@@ -27,7 +27,7 @@ from scipy.sparse import csr_array
 from hamuco.app.view_link import TrueSkeleton
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.source import Image
-from hamuco.engine.hand_model import HandModel, forward
+from hamuco.engine.hand_model import HandModel, skin
 from hamuco.fusion.hand import JOINT_EDGES, Side
 from hamuco.streaming.messages import HandMessage, SetMessage
 
@@ -275,9 +275,7 @@ class _Body:
     def vertices(self, hand: HandMessage) -> NDArray[np.float32]:
         """(N, 3) m."""
         p = hand.parameters
-        mesh = forward(self.model, p.global_orient, p.hand_pose, p.betas, p.transl)
-        assert mesh.vertices is not None
-        return mesh.vertices.astype(np.float32)
+        return skin(self.model, p.global_orient, p.hand_pose, p.betas, p.transl)
 
     def normals(self, vertices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unit normals (N, 3): the means of those of the triangles around each vertex, by area."""

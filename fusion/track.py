@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Rig
-from hamuco.engine.hand_model import HandModel, forward
+from hamuco.engine.hand_model import HandModel, skin
 from hamuco.engine.view_hand import ViewHand
 from hamuco.fusion.association import group_views
 from hamuco.fusion.body import Body
@@ -355,11 +355,9 @@ def _hand(track: _Track, parameters: HandParameters, joints: FloatArray, observa
     )
 
 
-def _vertices(model: HandModel, parameters: HandParameters) -> FloatArray:
+def _vertices(model: HandModel, parameters: HandParameters) -> NDArray[np.float32]:
     """(N, 3) m, world."""
-    mesh = forward(model, parameters.global_orient, parameters.hand_pose, parameters.betas, parameters.transl)
-    assert mesh.vertices is not None
-    return mesh.vertices
+    return skin(model, parameters.global_orient, parameters.hand_pose, parameters.betas, parameters.transl)
 
 
 def _row(poses: HandPoses, index: int) -> HandPoses:

@@ -24,6 +24,7 @@ from hamuco.engine.hand_model import (
     pose_rotations,
     rest_joints,
     save_hand_model,
+    skin,
 )
 
 FloatArray = NDArray[np.float64]
@@ -105,6 +106,18 @@ def test_landmarks_do_not_need_the_mesh(with_posedirs: HandModel) -> None:
     full = forward(with_posedirs, *parameters)
     np.testing.assert_allclose(few.landmarks, full.landmarks, atol=ROUNDING)
     np.testing.assert_allclose(few.joints, full.joints, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("pose_dependent", [False, True])
+def test_single_precision_skinning_is_forward_rounded(
+    model: HandModel, with_posedirs: HandModel, pose_dependent: bool
+) -> None:
+    chosen = with_posedirs if pose_dependent else model
+    *posture, transl = random_parameters(8, 3)
+    vertices = skin(chosen, *posture, transl)
+    assert vertices.dtype == np.float32
+    # Within two metres of the origin single precision has steps of 1.2e-7 m; sums of some 200 products add up a few of them.
+    np.testing.assert_allclose(vertices, vertices_of(forward(chosen, *posture, transl)), atol=1e-6)
 
 
 def test_landmark_anchors_give_the_landmarks_of_forward(model: HandModel) -> None:
