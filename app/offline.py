@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from hamuco.app.chains import Chain
 
 DEMO_CLIP = Path(__file__).parent / "demo_clip"
 """The recording with truth that comes with the package."""
@@ -160,6 +163,54 @@ def accuracy(
         Console(),
         progress_bar,
     )
+
+
+@bench.command()
+def latency(
+    model: Annotated[Path, typer.Option(help="hamuco-s, which comes with the package, or a bundle.")] = Path(
+        "hamuco-s"
+    ),
+    views: Annotated[str, typer.Option(help="Numbers of views.")] = "1,2,4,8,16",
+    hands: Annotated[str, typer.Option(help="Numbers of hands: 1, 2 or both.")] = "1,2",
+    rounds: Annotated[int, typer.Option(min=1, help="Runs that are counted, of each.")] = 100,
+    torch: Annotated[bool, typer.Option("--torch", help="Measure the networks in PyTorch too, by turns.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="And by torch.compile, which takes minutes for each size, the first time.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the figures and the plot.")] = Path("latency"),
+) -> None:
+    """How long from camera images to fused meshes? By stage and number of views and hands, on this machine.
+
+    The images are in memory, and where the hands are is known; capture, detection and tracking are not in it: for these see
+    the latencies in the report of hamuco live --report.
+
+    Example: hamuco bench latency --views 4 --hands 2
+    """
+    from hamuco.app.chains import CPUChain, TorchChain
+    from hamuco.app.latency import bench_latency, print_rows, save_rows
+    from hamuco.engine.bundle import load_bundle
+    from hamuco.training.datasets.recorded import Recorded
+
+    sizes = [(v, h) for h in _numbers("--hands", hands) for v in _numbers("--views", views)]
+    bundle = load_bundle(model)
+    chains: list[Chain] = [CPUChain(bundle)]
+    try:
+        chains += [TorchChain(bundle, one) for one, wanted in ((False, torch), (True, compiled)) if wanted]
+    except ModuleNotFoundError as error:
+        raise ValueError(f'this needs {error.name}, which is not installed: pip install "hamuco[train]"') from error
+    rows = bench_latency(Recorded(DEMO_CLIP), chains, sizes, rounds, progress_bar)
+    console = Console()
+    print_rows(rows, console)
+    files = ", ".join(path.name for path in save_rows(rows, bundle.card.name, out))
+    console.print(f"{bundle.card.name}, {rounds} rounds; saved in {out}: {files}", highlight=False, markup=False)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Of a text such as 1,2,4."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{option} {text!r} is not a list of numbers, such as 1,2,4")
+    return [int(part) for part in parts]
 
 
 def parse_size(text: str) -> tuple[int, int]:

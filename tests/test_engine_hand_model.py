@@ -113,11 +113,11 @@ def test_single_precision_skinning_is_forward_rounded(
     model: HandModel, with_posedirs: HandModel, pose_dependent: bool
 ) -> None:
     chosen = with_posedirs if pose_dependent else model
-    *posture, transl = random_parameters(8, 3)
-    vertices = skin(chosen, *posture, transl)
+    parameters = random_parameters(8, 3)
+    vertices = skin(chosen, *parameters)
     assert vertices.dtype == np.float32
     # Within two metres of the origin single precision has steps of 1.2e-7 m; sums of some 200 products add up a few of them.
-    np.testing.assert_allclose(vertices, vertices_of(forward(chosen, *posture, transl)), atol=1e-6)
+    np.testing.assert_allclose(vertices, vertices_of(forward(chosen, *parameters)), atol=1e-6)
 
 
 def test_landmark_anchors_give_the_landmarks_of_forward(model: HandModel) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
-from hamuco.engine.bundle import HAMUCO_S, BundleError, load_bundle
+from hamuco.engine.bundle import HAMUCO_S, Bundle, BundleError, load_bundle
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.training.checkpoint import CheckpointError, load_checkpoint
 from hamuco.training.config import TrainConfig, config_from
-from hamuco.training.networks.hamuco import HaMuCo
+from hamuco.training.networks.hamuco import HaMuCo, HaMuCoConfig
+from hamuco.training.structuring import StructureError, structure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +82,22 @@ def load_network(path: Path, hand_model: HandModel | None = None) -> tuple[HaMuC
     network = HaMuCo(config.model, hand_model)
     take_weights(network, Weights(path, checkpoint.hand_model, checkpoint.network), hand_model)
     return network.eval(), config
+
+
+def bundle_network(bundle: Bundle) -> HaMuCo:
+    """The network of a bundle, on the CPU and ready for use.
+
+    Raises:
+        BundleError: its card does not say how it is built, or its graphs do not tell their weights.
+        CheckpointError: its weights are of another architecture than the card says.
+    """
+    try:
+        config = structure(bundle.card.architecture, HaMuCoConfig)
+    except StructureError as error:
+        raise BundleError(f"{bundle.path} does not say how its networks are built: {error}") from error
+    network = HaMuCo(config, bundle.hand)
+    take_weights(network, weights_of(bundle.path), bundle.hand)
+    return network.eval()
 
 
 def _named_constants(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,177 @@
+"""Runtimes of HaMuCo under one roof, to be measured side by side: from camera images to fused meshes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamuco.engine.bundle import Bundle
+from hamuco.engine.hamuco import CropHands, HaMuCoNetworks
+from hamuco.engine.hamuco_views import right_crops
+from hamuco.engine.hand_model import HandModel, skin
+from hamuco.engine.landmarks import regions_from_joints
+from hamuco.engine.view_hand import Region
+from hamuco.fusion.hand import HandParameters
+from hamuco.fusion.mean_hand import mean_hand
+from hamuco.training.datasets.sample import Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """Hands that cameras look at.
+
+    Attributes:
+        images: of each camera, (height, width, 3) uint8 BGR.
+        hands: of each hand the regions in which it shows, one for every view.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    hands: tuple[tuple[Region, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChainRun:
+    """
+    Attributes:
+        seconds: of each stage.
+        meshes: of each hand the vertices (N, 3) m, world; None where the views of a scene, which other moments may have
+            helped to make, do not agree on a place.
+    """
+
+    seconds: Sequence[float]
+    meshes: Sequence[NDArray[np.floating] | None]
+
+
+class Chain(Protocol):
+    """A runtime that makes meshes out of images."""
+
+    name: str
+    stages: tuple[str, ...]
+
+    def __call__(self, scene: Scene) -> ChainRun:
+        """Run once; at the end of each stage the device is idle."""
+
+
+def scene_of(samples: Iterable[Sample], views: int, hands: int) -> Scene:
+    """A scene of so many views and hands out of samples of a recording with truth, which are read as far as needed.
+
+    Raises:
+        ValueError: no sample has so many hands, or the samples are too few.
+    """
+    images: dict[str, NDArray[np.uint8]] = {}
+    regions: list[list[Region]] = [[] for _ in range(hands)]
+    for number, sample in enumerate(samples):
+        if len(sample.hands) < hands:
+            raise ValueError(f"{sample.name} has {len(sample.hands)} hands, {hands} are wanted: 1 or 2 can be measured")
+        joints = [(index, hand.joints) for index, hand in enumerate(sample.hands[:hands])]
+        for camera in sample.cameras:
+            own = replace(camera, name=f"{camera.name} {number}")
+            seen = regions_from_joints([own], joints)
+            if camera.name not in sample.images or len(seen) < hands:
+                continue
+            images[own.name] = sample.images[camera.name]
+            for hand, region in enumerate(seen):
+                regions[hand].append(replace(region, right=sample.hands[hand].side == "right"))
+            if len(images) == views:
+                return Scene(images, tuple(map(tuple, regions)))
+    raise ValueError(f"the clip shows {hands} hands in {len(images)} views, {views} are wanted: ask for fewer")
+
+
+class CPUChain:
+    """On OpenVINO, as `hamuco live --model` runs it, but for tracking."""
+
+    stages: tuple[str, ...] = ("crop", "estimator", "interaction", "fusion", "skinning")
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._networks = HaMuCoNetworks(bundle)
+        self.name = self._networks.runtime
+
+    def __call__(self, scene: Scene) -> ChainRun:
+        regions, places = _in_camera_order(scene)
+        half_angle = np.array([region.crop.half_angle for region in regions])
+        times = [time.perf_counter()]
+        crops = right_crops(scene.images, regions, self._networks.image_size)
+        times.append(time.perf_counter())
+        looks = self._networks.look(crops, half_angle)
+        times.append(time.perf_counter())
+        refined = self._networks.refine(looks, places)
+        times.append(time.perf_counter())
+        fused = [mean_hand(self._networks.hand, refined.part(hand), own) for hand, own in enumerate(scene.hands)]
+        times.append(time.perf_counter())
+        meshes = [
+            _mesh(self._networks.hand, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)
+        ]
+        times.append(time.perf_counter())
+        return ChainRun([*np.diff(times)], meshes)
+
+
+class TorchChain:
+    """The networks in PyTorch, in single precision, with the meshes of every view's hand, single and refined, as training
+    has them; on a GPU if torch finds one. Crops and fusion are the CPU's.
+    """
+
+    stages: tuple[str, ...] = ("crop", "networks", "fusion", "skinning")
+
+    def __init__(self, bundle: Bundle, compiled: bool) -> None:
+        """`compiled`: by torch.compile; every new number of views or hands then takes a while, the first time."""
+        import torch
+
+        from hamuco.training.weights import bundle_network
+
+        self._torch = torch
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = bundle_network(bundle).to(self._device)
+        self._run = torch.compile(network) if compiled else network
+        self._size, self._hand = bundle.card.image_size, bundle.hand
+        self.name = f"torch {torch.__version__}, {'compiled' if compiled else 'eager'}, {self._device.type}"
+
+    def __call__(self, scene: Scene) -> ChainRun:
+        from hamuco.training.batch import Views
+
+        torch = self._torch
+        regions, places = _in_camera_order(scene)
+        half_angle = np.array([region.crop.half_angle for region in regions], np.float32)
+        times = [time.perf_counter()]
+        crops = right_crops(scene.images, regions, self._size)[places]
+        times.append(time.perf_counter())
+        valid = torch.ones(places.shape, dtype=torch.bool)
+        views = Views(torch.from_numpy(crops), valid, torch.from_numpy(half_angle[places]))
+        with torch.inference_mode():
+            hands = self._run(
+                Views(*(one.to(self._device) for one in (views.images, views.valid, views.half_angle)))
+            ).refined
+        refined = CropHands(*map(_numpy, (hands.rotations, hands.betas, hands.camera, hands.joints, hands.pixels)))
+        times.append(time.perf_counter())
+        fused = [mean_hand(self._hand, refined.part(hand), own) for hand, own in enumerate(scene.hands)]
+        times.append(time.perf_counter())
+        meshes = [_mesh(self._hand, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)]
+        times.append(time.perf_counter())
+        return ChainRun([*np.diff(times)], meshes)
+
+
+def _in_camera_order(scene: Scene) -> tuple[list[Region], NDArray[np.int64]]:
+    """All regions, those of one camera together, as they are sampled best; and (H, V) which of them is whose."""
+    hands, views = len(scene.hands), len(scene.hands[0])
+    regions = [scene.hands[hand][view] for view in range(views) for hand in range(hands)]
+    return regions, np.arange(views * hands).reshape(views, hands).T
+
+
+def _mesh(model: HandModel, regions: Sequence[Region], hand: HandParameters | None) -> NDArray[np.floating] | None:
+    """Vertices of the hand that the regions show."""
+    if hand is None:
+        return None
+    own = model if regions[0].right else model.mirrored()
+    return skin(own, hand.global_orient, hand.hand_pose, hand.betas, hand.transl)
+
+
+def _numpy(values: Tensor) -> NDArray[np.float64]:
+    """On the CPU, when it is there."""
+    return np.asarray(values.double().cpu().numpy())
