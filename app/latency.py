@@ -99,7 +99,7 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
         own = [row for row in rows if row.runtime == runtime]
         stages = [name for name in own[0].p50 if name != TOTAL]
         compared = ["differs, mm"] if own[0].differs_mm is not None else []
-        table = Table(title=f"{runtime}: ms, p50", title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=f"{runtime}: ms, p50", title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
         for head in ("views", "hands", *stages, TOTAL, "p99", *compared):
             table.add_column(head, justify="right")
         for row in own:
@@ -121,14 +121,16 @@ def save_rows(rows: Sequence[Row], model: str, out: Path) -> list[Path]:
         return written
     sizes = list(dict.fromkeys((row.views, row.hands) for row in rows))
     runtimes = list(dict.fromkeys(row.runtime for row in rows))
-    figure = Figure(figsize=(1.5 + 1.1 * len(sizes) * len(runtimes) ** 0.5, 4.5), layout="constrained")
-    axes = figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0]
+    stages = list(dict.fromkeys(stage for row in rows for stage in row.p50 if stage != TOTAL))
+    colour = {stage: f"C{number}" for number, stage in enumerate(stages)}
+    figure = Figure(figsize=(max(5.0, 1 + 0.7 * len(sizes)) * len(runtimes), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(runtimes), squeeze=False)[0]
     for panel, runtime in zip(axes, runtimes, strict=True):
         own = {(row.views, row.hands): row for row in rows if row.runtime == runtime}
         below = np.zeros(len(own))
         for stage in (name for name in next(iter(own.values())).p50 if name != TOTAL):
             heights = np.array([row.p50[stage] for row in own.values()])
-            panel.bar(np.arange(len(own)), heights, bottom=below, label=stage)
+            panel.bar(np.arange(len(own)), heights, bottom=below, label=stage, color=colour[stage])
             below += heights
         panel.plot(
             np.arange(len(own)), [row.p99[TOTAL] for row in own.values()], "k_", markersize=14, label="p99 of all"
@@ -137,8 +139,9 @@ def save_rows(rows: Sequence[Row], model: str, out: Path) -> list[Path]:
         panel.set_xlabel("views x hands")
         panel.set_title(runtime, fontsize=9, loc="left")
         panel.spines[["top", "right"]].set_visible(False)
+        panel.set_ylim(bottom=0)
+        panel.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("ms, p50")
-    axes[0].legend(frameon=False)
     written.append(out / "latency.png")
     figure.savefig(written[-1], dpi=130)
     return written
