@@ -8,7 +8,8 @@ landmark network, which was trained on real hands; training sees these labels an
 stage the estimator learns from the labels by itself. With its weights every variant begins a second stage, of the same
 number of steps. They are measured, with truth, on hands of another seed.
 
-"Labels triangulated" takes the same labels of the same crops: RANSAC over pairs of views, then reweighted least squares.
+"Labels triangulated" takes the labels of the same views: RANSAC over pairs of views, then reweighted least squares. All is
+measured with as many views as training has, and with two of them.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from hamuco.engine.crops import CropCamera
 from hamuco.engine.hamuco_views import SIGMA
 from hamuco.fusion.triangulate import triangulate
 from hamuco.training.augment import PLAIN
+from hamuco.training.batch import Batch
 from hamuco.training.config import config_from, config_text
 from hamuco.training.crop_builders import crop_set_of_stream
 from hamuco.training.crop_set import CropSet
 from hamuco.training.keeper import LAST
 from hamuco.training.loader import LoaderOptions, Source, batches
 from hamuco.training.metrics import joint_errors, mean, procrustes_aligned, root_aligned
+from hamuco.training.networks.hamuco import CONFIGS
 from hamuco.training.networks.prediction import ROOT
 from hamuco.training.synthetic.crops import CropOptions
 from hamuco.training.synthetic.look import Preset
@@ -72,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Figures of a method, on hands of a preset.
+    """Figures of a method, on hands of a preset that so many views show.
 
     Attributes:
         pa_mm: PA-MPJPE of what each view says alone, of what it says after it heard the others, and of the fused hand; of
@@ -82,6 +84,7 @@ class Row:
     """
 
     preset: Preset
+    views: int
     method: str
     pa_mm: tuple[float, float, float]
     root_mm: tuple[float, float, float]
@@ -147,57 +150,68 @@ def run_training(options: argparse.Namespace, name: str, values: dict[str, Any])
     return out / LAST
 
 
-def triangulated(preset: Preset, crops: CropSet) -> Row:
+def held_out(folder: Path, preset: Preset, size: int, views: int) -> list[Batch]:
+    """The hands that all methods are measured on, unspoiled, with the same views for all; what fills no batch is left out."""
+    path = crops_at(folder, preset, VALIDATION_SEED[preset])
+    options = LoaderOptions(batch=BATCH, views=views, size=size, workers=0)
+    with closing(batches([Source(path)], options, PLAIN)) as endless:
+        return list(islice(endless, len(CropSet(path)) // BATCH))
+
+
+def triangulated(preset: Preset, views: int, hands: Sequence[Batch]) -> Row:
     """What the labels say without any training, of hands with labels in two views or more."""
     pa, root = [], []
-    for sample in range(len(crops)):
-        views = [crops.view(number) for number in crops.views_of(sample)]
-        views = [view for view in views if (view.confidence > 0).all()]
-        if len(views) < 2:
-            continue
-        rotations = np.stack([view.crop_from_world[:3, :3] for view in views])
-        origins = -np.einsum("vji,vj->vi", rotations, np.stack([view.crop_from_world[:3, 3] for view in views]))
-        cameras = [CropCamera(view.crop_from_world[:3, :3], view.focal, crops.size) for view in views]
-        rays = np.stack([camera.directions(view.pixels) for camera, view in zip(cameras, views, strict=True)])
-        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-        # As live tracking assumes of the landmark network, whose crops are narrower than stored ones.
-        sigmas = np.array([SIGMA * camera.half_angle / crops.margin for camera in cameras])
-        points = triangulate(np.broadcast_to(origins[:, None], rays.shape), rays, sigmas).points
-        true = crops.truth(sample).joints
-        pa.append(1e3 * joint_errors(procrustes_aligned(points, true), true).mean())
-        root.append(1e3 * joint_errors(root_aligned(points, true, ROOT), true).mean())
-    return Row(preset, LABELS, (NAN, NAN, mean(pa)), (NAN, NAN, mean(root)), len(pa) / max(len(crops), 1))
+    for batch in hands:
+        labelled = (batch.views.valid & (batch.confidence > 0).all(dim=-1)).numpy()
+        half_angle = batch.views.half_angle.double().numpy()
+        crop_from_world = batch.crop_from_world.double().numpy()
+        pixels, joints = batch.pixels.double().numpy(), batch.joints.double().numpy()
+        for sample, seen in enumerate(labelled):
+            if seen.sum() < 2:
+                continue
+            rotation, shift = crop_from_world[sample, seen, :3, :3], crop_from_world[sample, seen, :3, 3]
+            origins = -np.einsum("vji,vj->vi", rotation, shift)
+            tangent = pixels[sample, seen] * half_angle[sample, seen, None, None]
+            rays = np.concatenate([tangent, np.ones((*tangent.shape[:-1], 1))], axis=-1) @ rotation
+            rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+            points = triangulate(
+                np.broadcast_to(origins[:, None], rays.shape), rays, SIGMA * half_angle[sample, seen]
+            ).points
+            true = joints[sample]
+            pa.append(1e3 * joint_errors(procrustes_aligned(points, true), true).mean())
+            root.append(1e3 * joint_errors(root_aligned(points, true, ROOT), true).mean())
+    everyone = sum(len(batch.joints) for batch in hands)
+    return Row(preset, views, LABELS, (NAN, NAN, mean(pa)), (NAN, NAN, mean(root)), len(pa) / everyone)
 
 
-def measured(preset: Preset, method: str, checkpoint: Path, crops: CropSet, views: int) -> Row:
-    """A network on the hands of a crop set, unspoiled; what fills no batch at its end is left out."""
+def measured(preset: Preset, views: int, method: str, checkpoint: Path, hands: Sequence[Batch]) -> Row:
+    """A network on held-out hands."""
     network, config = load_network(checkpoint)
-    options = LoaderOptions(batch=BATCH, views=views, size=config.model.estimator.image_size)
-    with closing(batches([Source(crops.path)], options, PLAIN)) as endless:
-        figures = validate(network, islice(endless, len(crops) // BATCH), config.loss.calibrated)
+    figures = validate(network, hands, config.loss.calibrated)
     # Without the cross-view network nothing has trained what would refine and fuse.
     stages = ("single",) if method == BASELINE else ("single", "refined", "fused")
     pa, root = (
         [figures[f"{stage}_{kind}mpjpe_mm"] if stage in stages else NAN for stage in ("single", "refined", "fused")]
         for kind in ("pa_", "")
     )
-    return Row(preset, method, (pa[0], pa[1], pa[2]), (root[0], root[1], root[2]))
+    return Row(preset, views, method, (pa[0], pa[1], pa[2]), (root[0], root[1], root[2]))
 
 
 def show(rows: Sequence[Row], folder: Path) -> None:
     """Print the tables; write them as Markdown and CSV, and a picture."""
     heads = ("single-view", "multi-view", "fused")
+    parts = list(dict.fromkeys((row.preset, row.views) for row in rows))
     lines = []
-    for preset in PRESETS:
-        own = [row for row in rows if row.preset == preset]
-        table = Table("PA-MPJPE (root-relative MPJPE), mm", *heads, "hands", title=preset)
+    for preset, views in parts:
+        title = f"{preset}, {views} views"
+        table = Table("PA-MPJPE (root-relative MPJPE), mm", *heads, "hands", title=title)
         lines += [
-            f"**{preset}**",
+            f"**{title}**",
             "",
             f"| PA-MPJPE (root-relative), mm | {' | '.join(heads)} | hands |",
             "|---|---|---|---|---|",
         ]
-        for row in own:
+        for row in (row for row in rows if (row.preset, row.views) == (preset, views)):
             cells = [
                 "" if np.isnan(pa) else f"{pa:.1f} ({root:.1f})"
                 for pa, root in zip(row.pa_mm, row.root_mm, strict=True)
@@ -211,20 +225,20 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["preset", "method", *(f"{kind}_{head}_mm" for kind in ("pa", "root") for head in heads), "share"]
+            ["preset", "views", "method", *(f"{kind}_{head}_mm" for kind in ("pa", "root") for head in heads), "share"]
         )
-        writer.writerows([row.preset, row.method, *row.pa_mm, *row.root_mm, row.share] for row in rows)
-    figure = Figure(figsize=(11.0, 4.0), layout="constrained")
-    for panel, preset in zip(figure.subplots(1, len(PRESETS), sharey=True), PRESETS, strict=True):
-        own = [row for row in rows if row.preset == preset]
+        writer.writerows([row.preset, row.views, row.method, *row.pa_mm, *row.root_mm, row.share] for row in rows)
+    figure = Figure(figsize=(4.0 * len(parts) + 2.0, 4.0), layout="constrained")
+    for panel, (preset, views) in zip(figure.subplots(1, len(parts), sharey=True), parts, strict=True):
+        own = [row for row in rows if (row.preset, row.views) == (preset, views)]
         for stage, head in enumerate(heads):
-            places = np.arange(len(own)) + 0.27 * (1 - stage)
+            places = np.arange(len(own)) + 0.27 * (stage - 1)
             panel.barh(places, [row.pa_mm[stage] for row in own], 0.25, label=head)
         panel.set_yticks(np.arange(len(own)), [row.method for row in own])
-        panel.invert_yaxis()
         panel.set_xlabel("PA-MPJPE, mm")
-        panel.set_title(preset)
+        panel.set_title(f"{preset}, {views} views")
         panel.spines[["top", "right"]].set_visible(False)
+    panel.invert_yaxis()  # of all, since it is shared
     panel.legend(frameon=False)
     figure.savefig(folder / "table.png", dpi=130)
 
@@ -244,12 +258,14 @@ def main() -> None:
         make_crops(folder, options.samples, options.validation, views, progress)
     first_stage = configuration(options, options.first_steps, VARIANTS[BASELINE])
     estimator = run_training(options, "first stage", first_stage)
-    crops = {preset: CropSet(crops_at(folder, preset, VALIDATION_SEED[preset])) for preset in PRESETS}
-    rows = [triangulated(preset, crops[preset]) for preset in PRESETS]
+    size = CONFIGS["hamuco-s"].estimator.image_size
+    parts = [(preset, number) for preset in PRESETS for number in sorted({2, views}, reverse=True)]
+    hands = {part: held_out(folder, part[0], size, part[1]) for part in parts}
+    rows = [triangulated(*part, hands[part]) for part in parts]
     for method, changes in VARIANTS.items():
         values = configuration(options, options.steps, {"start": {"estimator": str(estimator)}, **changes})
         checkpoint = run_training(options, method, values)
-        rows += [measured(preset, method, checkpoint, crops[preset], views) for preset in PRESETS]
+        rows += [measured(*part, method, checkpoint, hands[part]) for part in parts]
         show(rows, folder)
 
 

@@ -15,12 +15,14 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # rendering, labels and eight trainings, twice
 def test_self_supervision_makes_data_trains_and_measures_every_variant(tmp_path: Path) -> None:
-    sizes = ("--samples", "16", "--validation", "16", "--views", "2", "--first-steps", "2", "--steps", "2")
+    sizes = ("--samples", "16", "--validation", "16", "--views", "3", "--first-steps", "2", "--steps", "2")
     command = [sys.executable, str(BENCHMARKS / "self_supervision.py"), str(tmp_path), *sizes]
     subprocess.run(command, check=True, capture_output=True)
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {row["preset"] for row in rows} == {"room", "hard"}
+    parts = {(row["preset"], row["views"]) for row in rows}
+    assert parts == {(preset, views) for preset in ("room", "hard") for views in ("2", "3")}
+    assert len(rows) == 8 * len(parts)
     assert len({row["method"] for row in rows}) == 8
     for row in rows:
         known = {stage for stage in ("single-view", "multi-view", "fused") if row[f"pa_{stage}_mm"] != "nan"}
