@@ -158,3 +158,5 @@ def test_hands_that_were_rendered_once_are_rendered_once_for_all_rounds(tmp_path
     assert true.parent == tmp_path / "out" / "round-1" / "crops"
     assert better.parent == tmp_path / "out" / "round-1" / "relabelled"
     assert len(CropSet(true)) == len(CropSet(better)) == 4
+    # What is measured on is rendered once too.
+    assert [path.parts[-3] for path in (tmp_path / "out").glob("round-*/crops/*-5-*")] == ["round-1"]

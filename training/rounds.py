@@ -58,8 +58,17 @@ def train_rounds(
             if number < config.rounds:
                 with here.before_the_others():
                     sources = _relabelled(own, folder, here.device, progress, tell)
+                    measured_on = tuple(_stored(one, own, folder, progress) for one in own.validation.sources)
                 start = StartConfig(network=config.start.network, weights=folder / LAST)
-                own = replace(config, sources=sources, start=start)
+                own = replace(
+                    config, sources=sources, start=start, validation=replace(config.validation, sources=measured_on)
+                )
+
+
+def _stored(source: SourceConfig, config: TrainConfig, folder: Path, progress: Progress) -> SourceConfig:
+    """A source of the validation as the crops that a round has cut of it, so that the next one need not."""
+    crops = prepare(source, config.model.estimator.image_size, config.views, folder, True, progress).crops
+    return SourceConfig(crops=crops, share=source.share) if isinstance(crops, Path) else source
 
 
 def _relabelled(
