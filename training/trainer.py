@@ -8,6 +8,7 @@ interrupted goes on exactly as it would have, on the same machine and with the s
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -96,6 +97,8 @@ def train(
         network.train()
         refine = config.loss.weights.refine
         network.interaction.requires_grad_(refine)  # processes wait for the gradient of every weight that wants one
+        # It is about kernels of 1 x 1, whose strides may be named in two ways.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         parallel = network if here.ranks == 1 else DistributedDataParallel(network)
         first = 0 if checkpoint is None else checkpoint.step
 
