@@ -1,12 +1,12 @@
 """Does HaMuCo learn 3D hands from 2D pseudo labels alone, and what is each of its parts worth?
 
     python benchmarks/self_supervision.py FOLDER [--samples N] [--first-steps N] [--steps N] [--validation N] [--views V]
-        [--processes N]
+        [--longer-steps N] [--processes N]
 
 Makes all that it needs in FOLDER, and what is there already is not made again. Hands are rendered, and labelled by the
 landmark network, which was trained on real hands; training sees these labels and the cameras, and no 3D truth. In a first
 stage the estimator learns from the labels by itself. With its weights every variant begins a second stage, of the same
-number of steps. They are measured, with truth, on hands of another seed.
+number of steps; HaMuCo is then trained on for longer. They are measured, with truth, on hands of another seed.
 
 "Labels triangulated" takes the labels of the same views: RANSAC over pairs of views, then reweighted least squares. All is
 measured with as many views as training has, and with two of them.
@@ -58,9 +58,10 @@ BATCH = 12  # hands per step, of all processes together
 NAN = float("nan")
 
 # What every variant changes in the configuration.
-LABELS, BASELINE = "labels triangulated", "no cross-view network"
+FULL, LONGER, LABELS, BASELINE = "HaMuCo", "HaMuCo, longer", "labels triangulated", "no cross-view network"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "HaMuCo": {},
+    FULL: {},
+    LONGER: {},
     BASELINE: {
         "loss.weights": {"refined_pixels": 0.0, "consistency": 0.0, "distillation": 0.0, "refined_pose_prior": 0.0}
     },
@@ -140,7 +141,7 @@ def make_crops(folder: Path, samples: int, validation: int, views: int, progress
 
 def run_training(options: argparse.Namespace, name: str, values: dict[str, Any]) -> Path:
     """Train, or go on with it where it was interrupted; its last checkpoint."""
-    out: Path = options.folder / name.replace(" ", "-").lower()
+    out: Path = options.folder / name.replace(",", "").replace(" ", "-").lower()
     config = out.with_suffix(".toml")
     config.write_text(config_text(config_from(values, name)), encoding="utf-8")
     print(f"{name}: {out}", flush=True)
@@ -251,6 +252,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--first-steps", type=int, default=8000, help="of the first stage")
     parser.add_argument("--steps", type=int, default=3000, help="of the second stage, of each variant")
+    parser.add_argument("--longer-steps", type=int, default=8000, help="of the training after the second stage")
     parser.add_argument("--processes", type=int, default=1, help="that train together, of CPU cores or GPUs")
     options = parser.parse_args()
     folder, views = options.folder, options.views
@@ -262,9 +264,12 @@ def main() -> None:
     parts = [(preset, number) for preset in PRESETS for number in sorted({2, views}, reverse=True)]
     hands = {part: held_out(folder, part[0], size, part[1]) for part in parts}
     rows = [triangulated(*part, hands[part]) for part in parts]
+    checkpoint = estimator
     for method, changes in VARIANTS.items():
-        values = configuration(options, options.steps, {"start": {"estimator": str(estimator)}, **changes})
-        checkpoint = run_training(options, method, values)
+        start, steps = {"estimator": str(estimator)}, options.steps
+        if method == LONGER:  # goes on from the one before
+            start, steps = {"weights": str(checkpoint)}, options.longer_steps
+        checkpoint = run_training(options, method, configuration(options, steps, {"start": start, **changes}))
         rows += [measured(*part, method, checkpoint, hands[part]) for part in parts]
         show(rows, folder)
 
