@@ -8,7 +8,7 @@ $(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "hamuco needs Pyth
 $(PYTHON) -c 'import venv, ensurepip' || { echo "Python cannot make virtual environments here: sudo apt install python3-venv"; exit 1; }; }
 endef
 
-.PHONY: setup demo test test-slow lint format bench bench-mediapipe kernels clean
+.PHONY: setup demo test test-slow lint format bench bench-mediapipe kernels wheel clean
 
 setup: $(STAMP)
 
@@ -62,6 +62,10 @@ bench-mediapipe: setup
 # Needs nvcc of the CUDA toolkit, but no GPU.
 kernels:
 	$(PYTHON) engine/kernels/build.py
+
+# With the compiled kernels in it (0.7 MB of 13): whoever installs it needs no toolkit.
+wheel: setup kernels
+	$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 format: setup
 	$(VENV)/bin/ruff check --fix .

@@ -23,6 +23,8 @@ from hamuco.training.datasets.sample import Sample
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hamuco.engine.kernel_launch import Kernels
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
@@ -155,6 +157,38 @@ class TorchChain:
         meshes = [_mesh(self._hand, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)]
         times.append(time.perf_counter())
         return ChainRun([*np.diff(times)], meshes)
+
+
+class GPUChain:
+    """In half precision on a CUDA GPU: our kernels around torch's networks, all in one CUDA graph, and one set at a time."""
+
+    stages: tuple[str, ...] = ("set",)
+
+    def __init__(self, bundle: Bundle, kernels: Kernels, device: str = "cuda") -> None:
+        """`device`: torch's name of the one that has the kernels."""
+        import torch
+
+        self._bundle, self._kernels, self._device = bundle, kernels, device
+        self._scene: Scene | None = None
+        self.name = f"torch {torch.__version__} {kernels.dtype}, own kernels, one graph"
+
+    def __call__(self, scene: Scene) -> ChainRun:
+        from hamuco.training.gpu_runtime import TorchGpuRuntime
+
+        if scene is not self._scene:
+            cameras = {region.camera.name: region.camera for regions in scene.hands for region in regions}
+            self._scene, self._runtime = (
+                scene,
+                TorchGpuRuntime(self._bundle, list(cameras.values()), self._kernels, self._device),
+            )
+        began = time.perf_counter()
+        self._runtime.start(scene.images, scene.hands)
+        fused = self._runtime.finish()
+        seconds = time.perf_counter() - began
+        placed = fused.vertices.astype(np.float64) + fused.root[:, None]
+        mirror = [[1.0 if regions[0].right else -1.0, 1.0, 1.0] for regions in scene.hands]
+        meshes = placed * np.array(mirror)[:, None]
+        return ChainRun([seconds], [mesh if np.isfinite(mesh).all() else None for mesh in meshes])
 
 
 def _in_camera_order(scene: Scene) -> tuple[list[Region], NDArray[np.int64]]:

@@ -177,6 +177,9 @@ def latency(
     compiled: Annotated[
         bool, typer.Option("--compile", help="And by torch.compile, which takes minutes for each size, the first time.")
     ] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Measure the CUDA graph of a GPU too, by turns. Needs torch.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the figures and the plot.")] = Path("latency"),
 ) -> None:
     """How long from camera images to fused meshes? By stage and number of views and hands, on this machine.
@@ -186,9 +189,12 @@ def latency(
 
     Example: hamuco bench latency --views 4 --hands 2
     """
-    from hamuco.app.chains import CPUChain, TorchChain
+    from hamuco.app.chains import CPUChain, GPUChain, TorchChain
     from hamuco.app.latency import bench_latency, print_rows, save_rows
     from hamuco.engine.bundle import load_bundle
+    from hamuco.engine.cuda import Device
+    from hamuco.engine.cuda_driver import load_driver
+    from hamuco.engine.kernel_launch import Kernels
     from hamuco.training.datasets.recorded import Recorded
 
     sizes = [(v, h) for h in _numbers("--hands", hands) for v in _numbers("--views", views)]
@@ -196,6 +202,7 @@ def latency(
     chains: list[Chain] = [CPUChain(bundle)]
     try:
         chains += [TorchChain(bundle, one) for one, wanted in ((False, torch), (True, compiled)) if wanted]
+        chains += [GPUChain(bundle, Kernels(Device(load_driver())))] if gpu else []
     except ModuleNotFoundError as error:
         raise ValueError(f'this needs {error.name}, which is not installed: pip install "hamuco[train]"') from error
     rows = bench_latency(Recorded(DEMO_CLIP), chains, sizes, rounds, progress_bar)
@@ -203,6 +210,29 @@ def latency(
     print_rows(rows, console)
     files = ", ".join(path.name for path in save_rows(rows, bundle.card.name, out))
     console.print(f"{bundle.card.name}, {rounds} rounds; saved in {out}: {files}", highlight=False, markup=False)
+
+
+@bench.command()
+def kernels() -> None:
+    """How long does each CUDA kernel take, and how near is it to what memory allows? And hands skinned on the CPU.
+
+    Without a GPU only the latter. PyTorch's hand layer and smplx's are measured beside it where they are installed.
+    """
+    from hamuco.app.kernel_times import cpu_times, kernel_times, print_times
+    from hamuco.app.report import machine_name
+    from hamuco.engine.cuda import Device
+    from hamuco.engine.cuda_driver import CudaError, load_driver
+    from hamuco.engine.hand_model import load_hand_model
+    from hamuco.engine.kernel_launch import Kernels
+
+    console, model = Console(), load_hand_model()
+    print_times(machine_name(), list(cpu_times(model)), console)
+    try:
+        device = Device(load_driver())
+    except CudaError as error:
+        console.print(f"CUDA kernels not measured: {error}", highlight=False, markup=False)
+        return
+    print_times(f"{device.name}, half precision", list(kernel_times(device, Kernels(device), model)), console)
 
 
 def _numbers(option: str, text: str) -> list[int]:

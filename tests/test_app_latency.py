@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_driver import FATBIN, fake_device
 from typer.testing import CliRunner
 
-from hamuco.app.chains import CPUChain, TorchChain, scene_of
+from hamuco.app.chains import CPUChain, GPUChain, TorchChain, scene_of
 from hamuco.app.cli import app
 from hamuco.app.offline import DEMO_CLIP
 from hamuco.engine.bundle import HAMUCO_S, load_bundle
+from hamuco.engine.kernel_launch import Kernels
 from hamuco.training.datasets.recorded import Recorded
 
 
@@ -41,11 +43,15 @@ def test_a_scene_that_cannot_be_is_an_error(clip: Recorded) -> None:
         scene_of(islice(clip, 1), 9, 1)
 
 
-def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded) -> None:
+def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded, tmp_path: Path) -> None:
     sample = next(iter(clip))
     scene = scene_of([sample], 4, 2)
     bundle = load_bundle(HAMUCO_S)
-    runs = {chain: chain(scene) for chain in (CPUChain(bundle), TorchChain(bundle, compiled=False))}
+    for name in ("crop", "skinning", "sampler", "fusion"):
+        (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
+    kernels = Kernels(fake_device(), np.float32, tmp_path)  # a stand-in for the driver runs their source on the CPU
+    chains = (CPUChain(bundle), TorchChain(bundle, compiled=False), GPUChain(bundle, kernels, "cpu"))
+    runs = {chain: chain(scene) for chain in chains}
     for chain, run in runs.items():
         assert len(run.seconds) == len(chain.stages)
         assert min(run.seconds) > 0
@@ -54,12 +60,14 @@ def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded) -> None:
             assert hand.vertices is not None
             # hamuco-s is within 8 mm of such hands on the average; a hand of the wrong side or place is not within 40.
             assert np.linalg.norm(mesh - hand.vertices, axis=-1).mean() < 0.02
-    fast, exact = (run.meshes for run in runs.values())
-    for one, other in zip(fast, exact, strict=True):
-        assert one is not None
-        assert other is not None
-        # bfloat16 moves joints of a view by 0.1 mm (median), by 0.6 at p99; fused they move by less.
-        assert np.linalg.norm(one - other, axis=-1).max() < 0.003
+    fast, exact, graph = (run.meshes for run in runs.values())
+    # bfloat16 moves joints of a view by 0.1 mm (median), by 0.6 at p99; fused they move by less. The GPU's crops are
+    # interpolated exactly, OpenCV's on a grid of 1/32 px, and it averages vertices where the others average rotations.
+    for others, allowed in ((fast, 0.003), (graph, 0.006)):
+        for one, other in zip(others, exact, strict=True):
+            assert one is not None
+            assert other is not None
+            assert np.linalg.norm(one - other, axis=-1).max() < allowed
 
 
 def test_latency_command(tmp_path: Path) -> None:

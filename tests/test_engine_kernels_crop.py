@@ -17,19 +17,12 @@ from scipy.spatial.transform import Rotation
 from hamuco.calibration.camera import Camera
 from hamuco.engine.crops import CropCamera
 from hamuco.engine.hamuco_views import right_crops
+from hamuco.engine.kernel_structs import camera_frame, crop_view, max_tangent
 from hamuco.engine.view_hand import Region
 from hamuco.training.networks import estimator
 
 FloatArray = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
-
-# CameraFrame and CropView of crop.cuh.
-CAMERA = np.dtype(
-    [("pixels", "u8"), ("chroma", "u8"), ("size", "i4", 2), ("stride", "i4"), ("fisheye", "i4")]
-    + [("intrinsics", "f4", 4), ("max_tangent", "f4"), ("distortion", "f4", 14)],
-    align=True,
-)
-CROP = np.dtype([("camera", "i4"), ("mirrored", "i4"), ("focal", "f4"), ("crop_from_camera", "f4", (3, 3))])
 
 SIZE = (320, 180)
 MATRIX = np.array([[225.0, 0, 154.5], [0, 227.0, 98.2], [0, 0, 1]])
@@ -52,20 +45,6 @@ def camera_with(lens: str, size: tuple[int, int] = SIZE) -> Camera:
     return Camera(lens, size, MATRIX, np.array(distortion), np.eye(4), fisheye)
 
 
-def max_tangent(camera: Camera) -> float:
-    """Of the angle up to which the radial part of the lens model grows, at most 100."""
-    tangent = np.tan(np.linspace(0, np.arctan(100.0), 10_000))
-    if camera.fisheye:
-        theta = np.arctan(tangent)
-        image = theta * np.polyval([*camera.distortion[::-1], 1], theta**2)
-    else:
-        k = np.zeros(14)
-        k[: len(camera.distortion)] = camera.distortion
-        image = tangent * np.polyval([k[4], k[1], k[0], 1], tangent**2) / np.polyval([k[7], k[6], k[5], 1], tangent**2)
-    folds = np.flatnonzero(np.diff(image) <= 0)
-    return float(np.float32(tangent[folds[0]] if len(folds) else tangent[-1]))
-
-
 def looking_at(
     x: float, y: float, roll: float = 0.4, size: int = 37, focal: float = 60.0, z: float = 1.0
 ) -> CropCamera:
@@ -83,15 +62,7 @@ class Source:
     frame: Bytes
 
     def packed(self) -> NDArray[np.void]:
-        packed = np.zeros((), CAMERA)
-        height, (width, _) = self.camera.size[1], self.camera.size
-        start, stride = self.frame.ctypes.data, self.frame.strides[0]
-        packed["pixels"], packed["chroma"] = start, 0 if self.frame.ndim == 3 else start + height * stride
-        packed["size"], packed["stride"], packed["fisheye"] = (width, height), stride, self.camera.fisheye
-        packed["intrinsics"] = self.camera.matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
-        packed["max_tangent"] = max_tangent(self.camera)
-        packed["distortion"][: len(self.camera.distortion)] = self.camera.distortion
-        return packed
+        return camera_frame(self.camera, self.frame.shape, self.frame.strides[0], self.frame.ctypes.data)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,10 +74,8 @@ class View:
     left: bool = False
 
     def packed(self) -> NDArray[np.void]:
-        packed = np.zeros((), CROP)
-        packed["camera"], packed["mirrored"], packed["focal"] = self.source, self.left, self.crop.focal
-        packed["crop_from_camera"] = self.crop.crop_from_camera
-        return packed
+        region = Region(camera_with("pinhole"), self.crop, track_id=None, right=not self.left)
+        return crop_view(region, self.source, self.crop.size)
 
 
 def launch(name: str, sources: Sequence[Source], views: Sequence[View], out: NDArray[np.generic]) -> None:
@@ -367,8 +336,3 @@ def test_one_launch_takes_cameras_of_all_kinds() -> None:
     together = rounded(sources, views)
     for view, crop in zip(views, together, strict=True):
         np.testing.assert_array_equal(rounded([sources[view.source]], [View(0, view.crop, view.left)])[0], crop)
-
-
-def test_the_structs_are_as_in_the_source() -> None:
-    """The source asserts the same sizes."""
-    assert (CAMERA.itemsize, CROP.itemsize) == (112, 48)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from host_kernels import load_host_kernels
 from numpy.typing import NDArray
 from synthetic_hand import synthetic_hand
 
-from hamuco.engine.hamuco import ROOT, axis_angle, rotations_from_6d
+from hamuco.engine.hamuco import ROOT, axis_angle, decoded, rotations_from_6d
 from hamuco.engine.hand_arrays import hand_arrays
 from hamuco.engine.hand_model import (
     HandModel,
@@ -22,17 +23,21 @@ from hamuco.engine.hand_model import (
     pose_rotations,
     rest_joints,
 )
+from hamuco.engine.kernel_launch import landmark_arrays
 
 FloatArray = NDArray[np.float64]
-Stored = NDArray[np.floating]  # float16 or float32
+Single = NDArray[np.float32]
 
 TILE = 128  # vertices of a block
+LANDMARK_SHAPES = (16, 3), (21, 3), (16, 3, 3), (21, 3)  # of what a hand has beside its vertices
 GUARD = 64  # numbers before and after each output that must stay as they are
 
 # A dozen operations from six numbers to a matrix, each rounded by 2^-24 of a number that is at most one.
 ROTATION_ROUNDING = 12 * 2.0**-24
 # Four bones in a chain, each turned wrongly by that much, on arms of some 0.15 m.
 POINT_ROUNDING = 4 * ROTATION_ROUNDING * 0.15
+# u and v of landmarks that some five half crops show a metre of: these errors, and a dozen roundings of numbers below 4.
+LOCATION_ROUNDING = 10 * POINT_ROUNDING + 12 * 4 * 2.0**-24
 # A weight is off by half a unit of 1 / 65535, or a little more where more than two bones share a vertex. The places
 # that a vertex's bones carry it to are less than 0.06 m apart in these poses.
 FIXED_POINT = 0.5 / 65535 * 0.06
@@ -43,40 +48,54 @@ assert ASKED[np.float32] >= VERTEX_ROUNDING
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Skinned:
-    vertices: Stored  # (H, N, 3)
-    joints: NDArray[np.float32]  # (H, 16, 3)
-    landmarks: NDArray[np.float32]  # (H, 21, 3)
-    rotations: NDArray[np.float32]  # (H, 16, 3, 3)
+    vertices: NDArray[np.floating]  # (H, N, 3)
+    joints: Single  # (H, 16, 3)
+    landmarks: Single  # (H, 21, 3)
+    rotations: Single  # (H, 16, 3, 3)
+    location: Single  # (H, 21, 3)
 
 
-def skin(model: HandModel, pose: Stored, betas: Stored, backwards: bool = False) -> Skinned:
-    """All threads of all blocks, the last ones first if `backwards`; pose (H, 16, 6), betas (H, 10)."""
-    arrays = hand_arrays(model, pose.dtype)
+@dataclass(frozen=True, slots=True, eq=False)
+class Hands:
+    """`HandParameters` of the kernel, in its order."""
+
+    pose: Single  # (H, 16, 6)
+    betas: Single  # (H, 10)
+    camera: Single  # (H, 3)
+    half_angle: Single  # (H,)
+
+
+def skin(model: HandModel, hands: Hands, dtype: type[np.floating], backwards: bool = False) -> Skinned:
+    """All threads of all blocks, the last ones first if `backwards`; vertices of type `dtype`."""
+    arrays = hand_arrays(model, dtype)
     constants = arrays.kernel_struct([array.ctypes.data for array in arrays.arrays()])
-    hands, count = len(pose), len(model.v_template)
-    shapes = (hands, count, 3), (hands, 16, 3), (hands, 21, 3), (hands, 16, 3, 3)
+    count, vertices = len(hands.pose), len(model.v_template)
+    shapes = (count, vertices, 3), (count, 16, 3), (count, 21, 3), (count, 16, 3, 3), (count, 21, 3)
     buffers = [
-        np.full(GUARD + int(np.prod(shape)) + GUARD, 7.0, pose.dtype if i == 0 else np.float32)
+        np.full(GUARD + int(np.prod(shape)) + GUARD, 7.0, dtype if i == 0 else np.float32)
         for i, shape in enumerate(shapes)
     ]
     library = load_host_kernels("skinning")
-    function = library.skin_half if pose.dtype == np.float16 else library.skin_float
-    inputs = [np.ascontiguousarray(array).ctypes.data_as(ctypes.c_void_p) for array in (pose, betas)]
-    outputs = [buffer[GUARD:].ctypes.data_as(ctypes.c_void_p) for buffer in buffers]
-    function(constants, hands, int(backwards), *inputs, *outputs)
+    function = library.skin_half if dtype == np.float16 else library.skin_float
+    given = struct.pack("@4P", *(getattr(hands, field.name).ctypes.data for field in fields(Hands)))
+    out = struct.pack("@5P", *(buffer[GUARD:].ctypes.data for buffer in buffers))
+    function(constants, given, out, count, int(backwards))
     for buffer in buffers:
         assert (buffer[:GUARD] == 7.0).all()
         assert (buffer[-GUARD:] == 7.0).all()
     return Skinned(*(buffer[GUARD:-GUARD].reshape(shape) for buffer, shape in zip(buffers, shapes, strict=True)))
 
 
-def random_hands(dtype: type[np.floating], hands: int, seed: int = 0) -> tuple[Stored, Stored]:
-    """6D poses of any length and orientation about a bent hand, and shapes, as a network stores them."""
+def random_hands(hands: int, seed: int = 0) -> Hands:
+    """6D poses of any length and orientation about a bent hand, and shapes, in crops of usual size."""
     rng = np.random.default_rng(seed)
     model = load_hand_model()
     bent = pose_rotations(model, rng.normal(0, 1.0, (hands, 3)), rng.normal(0, 0.3, (hands, 45)))
     six = bent[..., :2].reshape(hands, 16, 6) + rng.normal(0, 0.05, (hands, 16, 6))
-    return (six * rng.uniform(0.5, 2.0, (hands, 16, 1))).astype(dtype), rng.normal(0, 1.0, (hands, 10)).astype(dtype)
+    six *= rng.uniform(0.5, 2.0, (hands, 16, 1))
+    camera = rng.normal(0, 0.2, (hands, 3)) + [5.0, 0.0, 0.0]
+    values = six, rng.normal(0, 1.0, (hands, 10)), camera, rng.uniform(0.0, 0.4, hands)
+    return Hands(*(one.astype(np.float32) for one in values))
 
 
 @pytest.fixture(scope="module")
@@ -106,30 +125,30 @@ def model(request: pytest.FixtureRequest) -> HandModel:
     return chosen
 
 
-def vertices_of_stored(model: HandModel, pose: Stored, betas: Stored) -> FloatArray:
-    """In float64, but with the vertices' blend shapes rounded to the type of `pose`; joints are those of the model."""
-    rotations, shape = rotations_from_6d(pose.astype(np.float64)), betas.astype(np.float64)
+def vertices_of_stored(model: HandModel, hands: Hands, dtype: type[np.floating]) -> FloatArray:
+    """In float64, but with the vertices' blend shapes rounded to `dtype`; joints are those of the model."""
+
+    def rounded(values: FloatArray) -> FloatArray:
+        return values.astype(dtype).astype(np.float64)
+
+    rotations, shape = rotations_from_6d(hands.pose.astype(np.float64)), hands.betas.astype(np.float64)
     transforms, _ = bone_transforms(rotations, rest_joints(model, shape))
     features = (rotations[:, 1:] - np.eye(3)).reshape(-1, 135)
-    rest = model.v_template + np.einsum("vcs,hs->hvc", rounded(model.shapedirs, pose), shape)
+    rest = model.v_template + np.einsum("vcs,hs->hvc", rounded(model.shapedirs), shape)
     if model.posedirs is not None:
-        rest += np.einsum("vcp,hp->hvc", rounded(model.posedirs, pose), features)
+        rest += np.einsum("vcp,hp->hvc", rounded(model.posedirs), features)
     points = np.concatenate([rest, np.ones((*rest.shape[:2], 1))], axis=-1)
     return np.asarray(np.einsum("vb,hbck,hvk->hvc", model.weights, transforms, points, optimize=True))
 
 
-def rounded(values: FloatArray, like: Stored) -> FloatArray:
-    return values.astype(like.dtype).astype(np.float64)
-
-
-@pytest.mark.parametrize("hands", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_hands_are_those_of_the_reference(model: HandModel, dtype: type[np.floating], hands: int) -> None:
-    pose, betas = random_hands(dtype, hands)
-    rotations = rotations_from_6d(pose.astype(np.float64))
-    mesh = forward(model, *axis_angle(model, rotations), betas.astype(np.float64), np.zeros(3))
+def test_hands_are_those_of_the_reference(model: HandModel, dtype: type[np.floating], count: int) -> None:
+    hands = random_hands(count)
+    rotations = rotations_from_6d(hands.pose.astype(np.float64))
+    mesh = forward(model, *axis_angle(model, rotations), hands.betas.astype(np.float64), np.zeros(3))
     root = mesh.landmarks[:, ROOT, None]
-    got = skin(model, pose, betas)
+    got = skin(model, hands, dtype)
     np.testing.assert_allclose(got.rotations, rotations, atol=ROTATION_ROUNDING, rtol=0)
     np.testing.assert_allclose(got.joints, mesh.joints - root, atol=POINT_ROUNDING, rtol=0)
     np.testing.assert_allclose(got.landmarks, mesh.landmarks - root, atol=POINT_ROUNDING, rtol=0)
@@ -142,53 +161,89 @@ def test_hands_are_those_of_the_reference(model: HandModel, dtype: type[np.float
 
     # With blend shapes as they are stored, nothing but the rounding of the output is left.
     output_rounding = np.spacing(np.abs(got.vertices)).astype(np.float64) / 2
-    error = np.abs(got.vertices - (vertices_of_stored(model, pose, betas) - root))
+    error = np.abs(got.vertices - (vertices_of_stored(model, hands, dtype) - root))
     assert (error <= output_rounding + VERTEX_ROUNDING).all()
 
 
+def test_landmarks_are_where_the_crop_shows_them(model: HandModel) -> None:
+    hands = random_hands(3)
+    expected = decoded(model, hands.pose, hands.betas, hands.camera, hands.half_angle.astype(np.float64))
+    location = skin(model, hands, np.float16).location
+    np.testing.assert_allclose(location[..., :2], expected.pixels, atol=LOCATION_ROUNDING, rtol=0)
+    np.testing.assert_allclose(location[..., 2], expected.joints[..., 2] / 0.2, atol=POINT_ROUNDING / 0.2, rtol=0)
+
+
+def test_a_landmark_behind_the_camera_is_projected_as_if_it_were_near(free_hand: HandModel) -> None:
+    hands = random_hands(3)
+    hands.half_angle[1] = 5.0  # the root is 4 cm from the camera
+    hands.half_angle[2] = np.nan
+    expected = decoded(free_hand, hands.pose, hands.betas, hands.camera, hands.half_angle.astype(np.float64))
+    depth = 1 + hands.half_angle[1] * hands.camera[1, 0] * expected.joints[1, :, 2]
+    assert (depth < 0.1).any()
+    location = skin(free_hand, hands, np.float16).location
+    # A tenth of the distance: ten times the numbers and their rounding.
+    np.testing.assert_allclose(location[1, :, :2], expected.pixels[1], atol=10 * LOCATION_ROUNDING, rtol=1e-4)
+    assert np.isnan(location[2, :, :2]).all()
+
+
+def test_a_model_without_vertices_gives_landmarks_alone(with_posedirs: HandModel) -> None:
+    hands = random_hands(2)
+    whole, bare = hand_arrays(with_posedirs, np.float16), landmark_arrays(hand_arrays(with_posedirs, np.float16))
+    constants = bare.kernel_struct([array.ctypes.data for array in bare.arrays()])
+    assert len(constants) == len(whole.kernel_struct([0] * 13))
+    expected, outputs = (
+        skin(with_posedirs, hands, np.float16),
+        [np.zeros((2, *shape), np.float32) for shape in LANDMARK_SHAPES],
+    )
+    given = struct.pack("@4P", *(getattr(hands, field.name).ctypes.data for field in fields(Hands)))
+    load_host_kernels("skinning").skin_half(
+        constants, given, struct.pack("@5P", 0, *(one.ctypes.data for one in outputs)), 2, 0
+    )
+    for field, output in zip(fields(Skinned)[1:], outputs, strict=True):
+        np.testing.assert_array_equal(output, getattr(expected, field.name))
+
+
 def test_no_hands_are_no_work(free_hand: HandModel) -> None:
-    assert skin(free_hand, *random_hands(np.float16, 0)).vertices.shape == (0, 1609, 3)
+    assert skin(free_hand, random_hands(0), np.float16).vertices.shape == (0, 1609, 3)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_threads_of_a_phase_may_run_in_any_order(with_posedirs: HandModel, dtype: type[np.floating]) -> None:
-    hands = random_hands(dtype, 2)
-    forwards, backwards = skin(with_posedirs, *hands), skin(with_posedirs, *hands, backwards=True)
+    hands = random_hands(2)
+    forwards, backwards = skin(with_posedirs, hands, dtype), skin(with_posedirs, hands, dtype, backwards=True)
     for field in fields(Skinned):
         np.testing.assert_array_equal(getattr(backwards, field.name), getattr(forwards, field.name))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_degenerate_columns_make_the_matrices_of_the_reference(free_hand: HandModel, dtype: type[np.floating]) -> None:
-    pose, betas = random_hands(dtype, 3)
-    pose[0, 4] = 0.0
-    pose[1, 0, ::2] = 0.0  # the first column
-    pose[2, 7, 1::2] = 0.0  # the second
-    rotations = rotations_from_6d(pose.astype(np.float64))
-    got = skin(free_hand, pose, betas)
+def test_degenerate_columns_make_the_matrices_of_the_reference(free_hand: HandModel) -> None:
+    hands = random_hands(3)
+    hands.pose[0, 4] = 0.0
+    hands.pose[1, 0, ::2] = 0.0  # the first column
+    hands.pose[2, 7, 1::2] = 0.0  # the second
+    rotations = rotations_from_6d(hands.pose.astype(np.float64))
+    got = skin(free_hand, hands, np.float16)
     np.testing.assert_allclose(got.rotations, rotations, atol=ROTATION_ROUNDING, rtol=0)
     assert np.isfinite(got.vertices).all()
     for hand in range(3):
-        anchors, rest = landmark_anchors(free_hand, betas[hand].astype(np.float64))
+        anchors, rest = landmark_anchors(free_hand, hands.betas[hand].astype(np.float64))
         transforms, joints = bone_transforms(rotations[hand], rest)
         landmarks = np.einsum("bck,jbk->jc", transforms, anchors)
         np.testing.assert_allclose(got.joints[hand], joints - landmarks[ROOT], atol=POINT_ROUNDING, rtol=0)
         np.testing.assert_allclose(got.landmarks[hand], landmarks - landmarks[ROOT], atol=POINT_ROUNDING, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_columns_along_the_same_line_stay_finite(free_hand: HandModel, dtype: type[np.floating]) -> None:
-    pose, betas = random_hands(dtype, 1)
-    pose[..., 1::2] = 2 * pose[..., ::2]
-    got = skin(free_hand, pose, betas)
+def test_columns_along_the_same_line_stay_finite(free_hand: HandModel) -> None:
+    hands = random_hands(1)
+    hands.pose[..., 1::2] = 2 * hands.pose[..., ::2]
+    got = skin(free_hand, hands, np.float16)
     assert all(np.isfinite(getattr(got, field.name)).all() for field in fields(Skinned))
 
 
 def test_a_hand_that_is_not_finite_reaches_no_other(with_posedirs: HandModel) -> None:
-    pose, betas = random_hands(np.float16, 3)
-    sound = skin(with_posedirs, pose, betas)
-    pose[1], betas[1, 3] = np.nan, np.inf
-    got = skin(with_posedirs, pose, betas)
+    hands = random_hands(3)
+    sound = skin(with_posedirs, hands, np.float16)
+    hands.pose[1], hands.betas[1, 3] = np.nan, np.inf
+    got = skin(with_posedirs, hands, np.float16)
     for field in fields(Skinned):
         before, after = getattr(sound, field.name), getattr(got, field.name)
         np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])

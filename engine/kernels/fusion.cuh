@@ -18,8 +18,8 @@ struct HandViews {
     const float* weights;           // (H, V)
     const float* crop_from_world;   // (H, V, 4, 4) m; NaN where the view is not calibrated
     const float* rotations;         // (H, V, 16, 3, 3) of the bones in their parents' frames, the first in the crop's
-    const T* betas;                 // (H, V, 10)
-    const float* pixels;            // (H, V, 21, 2) u and v of the landmarks, -1 to 1 between the crop's edges
+    const float* betas;             // (H, V, 10)
+    const float* location;          // (H, V, 21, 3) u and v of the landmarks, -1 to 1 in the crop; and one unused
     const float* half_angle;        // (H, V) tangent of half the crop's field of view
     const float* landmark_weights;  // (H, V, 21) of u and v, to be multiplied with the view's
     int views, vertex_count;        // V up to MAX_VIEWS, N
@@ -258,7 +258,7 @@ HD void fuse_parameters(
             if (share == 0) continue;
             const int row = hand * hands.views + view;
             if (!is_bone) {
-                shape += share * to_float(hands.betas[SHAPES * row + item - BONES]);
+                shape += share * hands.betas[SHAPES * row + item - BONES];
                 continue;
             }
             const float* rotation = hands.rotations + 9 * (BONES * row + item);
@@ -292,8 +292,8 @@ HD void add_equations(const HandViews<T>& hands, int hand, const Fusion& fusion,
         const float weight = fusion.shares[view] * hands.landmark_weights[LANDMARKS * row + landmark];
         const float* frame = hands.crop_from_world + 16 * row;
         if (!(weight > 0) || !is_calibrated(frame)) continue;
-        const float* pixel = hands.pixels + 2 * (LANDMARKS * row + landmark);
-        const float at[2] = {pixel[0] * hands.half_angle[row], pixel[1] * hands.half_angle[row]};
+        const float* location = hands.location + 3 * (LANDMARKS * row + landmark);
+        const float at[2] = {location[0] * hands.half_angle[row], location[1] * hands.half_angle[row]};
         if (!std::isfinite(at[0] + at[1])) continue;
         for (int axis = 0; axis < 2; ++axis) {
             float left[3];

@@ -4,20 +4,20 @@
 namespace {
 
 template <typename T>
-void sample(const FeatureMaps<T>& maps, const JointsInCrops& crops, const Tokens<T>& tokens, int count) {
+void sample(const FeatureMaps<T>& maps, const float* location, const Tokens<T>& tokens, int count) {
     for (int index = 0; index < count * LANDMARKS; ++index) {
-        for (int thread = 0; thread < SAMPLER_THREADS; ++thread) sample_joint(maps, crops, tokens, index, thread);
+        for (int thread = 0; thread < SAMPLER_THREADS; ++thread) sample_joint(maps, location, tokens, index, thread);
     }
 }
 
 }  // namespace
 
-extern "C" void sample_half(const FeatureMaps<Half>* maps, const JointsInCrops* crops, const Tokens<Half>* tokens,
+extern "C" void sample_half(const FeatureMaps<Half>* maps, const float* location, const Tokens<Half>* tokens,
                             int count) {
-    sample(*maps, *crops, *tokens, count);
+    sample(*maps, location, *tokens, count);
 }
 
-extern "C" void sample_float(const FeatureMaps<float>* maps, const JointsInCrops* crops, const Tokens<float>* tokens,
+extern "C" void sample_float(const FeatureMaps<float>* maps, const float* location, const Tokens<float>* tokens,
                              int count) {
-    sample(*maps, *crops, *tokens, count);
+    sample(*maps, location, *tokens, count);
 }

@@ -10,20 +10,18 @@ void each_thread(bool backwards, Body body) {
 }
 
 template <typename T>
-void skin(const SkinningModel<T>& model, int hands, bool backwards, const T* pose, const T* betas,
-          const SkinnedHand<T>& out) {
-    for (int index = 0; index < hands; ++index) {
+void skin(const SkinningModel<T>& model, const HandParameters& hands, const SkinnedHands<T>& out, int count,
+          bool backwards) {
+    for (int index = 0; index < count; ++index) {
         for (int block = 0; block <= tiles_of(model.vertices); ++block) {
             PosedHand hand;
             Point rest[TILE];
             std::memset(&hand, 0xff, sizeof hand);  // NaN: what is read before it is written shows
-            each_thread(backwards, [&](int thread) {
-                read_hand(pose + index * BONES * 6, betas + index * SHAPES, thread, hand);
-            });
+            each_thread(backwards, [&](int thread) { read_hand(hands, index, thread, hand); });
             each_thread(backwards, [&](int thread) { rest[thread] = rest_pose(model, block, thread, hand); });
             each_thread(backwards, [&](int thread) { pose_bones(thread, hand); });
             each_thread(backwards, [&](int thread) {
-                write_hand(model, block, thread, rest[thread], hand, part(out, index, model.vertices));
+                write_hand(model, hands, index, block, thread, rest[thread], hand, out);
             });
         }
     }
@@ -31,14 +29,14 @@ void skin(const SkinningModel<T>& model, int hands, bool backwards, const T* pos
 
 }  // namespace
 
-extern "C" void skin_half(const SkinningModel<Half>* model, int hands, int backwards, const Half* pose,
-                          const Half* betas, Half* vertices, float* joints, float* landmarks, float* rotations) {
-    skin<Half>(*model, hands, backwards != 0, pose, betas, {vertices, joints, landmarks, rotations});
+extern "C" void skin_half(const SkinningModel<Half>* model, const HandParameters* hands, const SkinnedHands<Half>* out,
+                          int count, int backwards) {
+    skin(*model, *hands, *out, count, backwards != 0);
 }
 
-extern "C" void skin_float(const SkinningModel<float>* model, int hands, int backwards, const float* pose,
-                           const float* betas, float* vertices, float* joints, float* landmarks, float* rotations) {
-    skin<float>(*model, hands, backwards != 0, pose, betas, {vertices, joints, landmarks, rotations});
+extern "C" void skin_float(const SkinningModel<float>* model, const HandParameters* hands,
+                           const SkinnedHands<float>* out, int count, int backwards) {
+    skin(*model, *hands, *out, count, backwards != 0);
 }
 
 // The conversions of portable.cuh, which all kernels use.

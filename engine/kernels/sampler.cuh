@@ -1,6 +1,5 @@
-// Joint feature sampler: projects joints into their crops and writes what three feature maps have there into the
-// joints' tokens; what each thread does. References are `decoded` in hamuco/engine/hamuco.py and torch's grid_sample
-// (bilinear, zeros outside, align_corners=False).
+// Joint feature sampler: writes what three feature maps have where joints are seen into the joints' tokens; what each
+// thread does. The reference is torch's grid_sample (bilinear, zeros outside, align_corners=False).
 //
 // A launch has a block for each of n x 21 joints; its threads share the C channels of the maps among them. No thread
 // depends on another.
@@ -15,7 +14,6 @@
 
 constexpr int LANDMARKS = 21, LEVELS = 3;
 constexpr int SAMPLER_THREADS = 128;  // of a block
-constexpr float NEAREST = 0.1f;       // a joint nearer than this part of the root's distance is seen as if so far away
 
 // n crops, each of `channels` maps of size x size pixels, without gaps between crops or rows. Strides count numbers:
 // NCHW has size * size and 1, NHWC has 1 and channels.
@@ -30,23 +28,15 @@ struct FeatureMaps {
     FeatureMap<T> levels[LEVELS];
 };
 
-// Launchers write this struct byte by byte.
-static_assert(sizeof(FeatureMaps<Half>) == 72, "no padding");
-
-// What is known of n crops.
-struct JointsInCrops {
-    const float* joints;      // (n, 21, 3) m relative to the root, axes of the crop
-    const float* camera;      // (n, 3) s, tx, ty
-    const float* half_angle;  // (n,) tangent of half the field of view; 0 for weak perspective
-};
-
 // Where to write.
 template <typename T>
 struct Tokens {
-    T* values;               // (n, 21, width); the channels of all maps go to offset, offset + 1, ...
+    T* values;              // (n, 21, width); the channels of all maps go to offset, offset + 1, ...
     int32_t width, offset;
-    float* pixels;           // (n, 21, 2) u and v, from -1 to 1 between the outer edges of the crop
 };
+
+// Launchers write these structs byte by byte.
+static_assert(sizeof(FeatureMaps<Half>) == 72 && sizeof(Tokens<Half>) == 16, "no padding");
 
 // The four pixels around a point of a map, and their weights; offset -1 for those that are not on the map.
 struct Footprint {
@@ -54,25 +44,11 @@ struct Footprint {
     float weights[4];
 };
 
-struct Pixel {
-    float u, v;
-};
-
-// Where joint `index` of n x 21 is seen.
-HD Pixel project(const JointsInCrops& crops, int index) {
-    const int crop = index / LANDMARKS;
-    const float* joint = crops.joints + 3 * index;
-    const float* camera = crops.camera + 3 * crop;
-    const float distance = 1.0f + crops.half_angle[crop] * camera[0] * joint[2];  // in units of the root's
-    const float divisor = distance < NEAREST ? NEAREST : distance;                // unlike fmaxf, NaN stays NaN
-    return {(camera[0] * joint[0] + camera[1]) / divisor, (camera[0] * joint[1] + camera[2]) / divisor};
-}
-
 // False where no pixel of the map is next to the point, or u or v is not a number.
 template <typename T>
-HD bool footprint(const FeatureMap<T>& map, Pixel pixel, Footprint& out) {
+HD bool footprint(const FeatureMap<T>& map, float u, float v, Footprint& out) {
     const float size = static_cast<float>(map.size);
-    const float x = ((pixel.u + 1.0f) * size - 1.0f) * 0.5f, y = ((pixel.v + 1.0f) * size - 1.0f) * 0.5f;
+    const float x = ((u + 1.0f) * size - 1.0f) * 0.5f, y = ((v + 1.0f) * size - 1.0f) * 0.5f;
     if (!(x > -1.0f && x < size && y > -1.0f && y < size)) return false;
     const float left = floorf(x), top = floorf(y);
     for (int i = 0; i < 4; ++i) {
@@ -85,22 +61,18 @@ HD bool footprint(const FeatureMap<T>& map, Pixel pixel, Footprint& out) {
     return true;
 }
 
-// Everything that one of SAMPLER_THREADS threads does for the joint `index` of n x 21.
+// Everything that one of SAMPLER_THREADS threads does for the joint `index` of n x 21. `location` (n, 21, 3): u and v,
+// from -1 to 1 between the outer edges of the crop, and a third number that plays no part.
 template <typename T>
-HD void sample_joint(const FeatureMaps<T>& maps, const JointsInCrops& crops, const Tokens<T>& tokens, int index,
+HD void sample_joint(const FeatureMaps<T>& maps, const float* location, const Tokens<T>& tokens, int index,
                      int thread) {
-    const Pixel pixel = project(crops, index);
-    if (thread == 0) {
-        tokens.pixels[2 * index] = pixel.u;
-        tokens.pixels[2 * index + 1] = pixel.v;
-    }
     T* token = tokens.values + static_cast<size_t>(index) * tokens.width + tokens.offset;
 #pragma unroll
     for (int level = 0; level < LEVELS; ++level) {
         const FeatureMap<T>& map = maps.levels[level];
         const T* own = map.values + static_cast<size_t>(index / LANDMARKS) * map.channels * map.size * map.size;
         Footprint around;
-        const bool seen = footprint(map, pixel, around);
+        const bool seen = footprint(map, location[3 * index], location[3 * index + 1], around);
         for (int channel = thread; channel < map.channels; channel += SAMPLER_THREADS) {
             const T* plane = own + static_cast<size_t>(channel) * map.channel_stride;
             float sum = 0.0f;

@@ -1,13 +1,13 @@
 // Hand parameters to meshes, joints and landmarks: what each thread does. hamuco/engine/hand_model.py has the formulas.
 //
 // A launch has (tiles + 1) x H blocks: those below `tiles` skin TILE vertices of one hand each, the last one writes the
-// hand's joints, landmarks and rotations. Every block poses the 16 bones for itself, which is cheaper than a launch of
-// its own. A block goes through four phases, `read_hand`, `rest_pose`, `pose_bones` and `write_hand`, and waits for all
-// of its threads between them.
+// hand's joints, landmarks and rotations. With 0 vertices in the model it is the only one: landmarks cost no mesh.
+// Every block poses the 16 bones for itself, which is cheaper than a launch of its own. A block goes through four
+// phases, `read_hand`, `rest_pose`, `pose_bones` and `write_hand`, and waits for all of its threads between them.
 //
 // Memory: the constants are structures of arrays over vertices, so that neighbouring threads read neighbouring numbers.
 // With Half they are N (72 + 3 K) bytes for vertices and 2112 + 137 A for joints and anchors; posedirs add
-// 810 N + 1620 A. A hand adds 212 bytes in and 6 N + 1020 out. For the free hand (N = 1609, K = 4, A = 79) that is
+// 810 N + 1620 A. A hand adds 440 bytes in and 6 N + 1272 out. For the free hand (N = 1609, K = 4, A = 79) that is
 // 148 kB + 11 kB H from and to memory; the constants of all hands but the first come from the L2 cache.
 #pragma once
 
@@ -17,6 +17,8 @@ constexpr int BONES = 16, SHAPES = 10, LANDMARKS = 21, POSE_FEATURES = 9 * (BONE
 constexpr int ROOT = 9;    // the landmark that all points are relative to
 constexpr int TILE = 128;  // threads of a block
 constexpr int MOST_ANCHORS = LANDMARKS * BONES;
+constexpr float NEAREST = 0.1f;     // a landmark nearer than this part of the root's distance is seen as if so far away
+constexpr float DEPTH_UNIT = 0.2f;  // m
 
 // Constants of a hand model with N vertices, of K bones each, in the order in which hamuco/engine/hand_arrays.py packs
 // them. A landmark is the sum of its anchors, A in all: points, each fixed to a bone, each with the mass by which the
@@ -40,6 +42,17 @@ struct SkinningModel {
 };
 
 static_assert(sizeof(SkinningModel<Half>) == 120, "no padding but at the end");
+
+// What the networks say of H hands, each in a crop.
+struct HandParameters {
+    const float* pose;        // (H, 16, 6)
+    const float* betas;       // (H, 10)
+    const float* camera;      // (H, 3) s in half crops per metre, tx, ty
+    const float* half_angle;  // (H,) tangent of half the crop's field of view; 0 for weak perspective
+};
+
+// Launchers write this struct byte by byte.
+static_assert(sizeof(HandParameters) == 32, "pointers of 8 bytes");
 
 // One hand in a block's shared memory.
 struct PosedHand {
@@ -67,27 +80,24 @@ HD Point unit(Point a) {
 }
 
 // The first two columns of a matrix, as (3, 2) rows, to a rotation (Zhou et al., CVPR 2019), row-major.
-template <typename T>
-HD void rotation_from_6d(const T* six, float* rotation) {
-    const Point first{to_float(six[0]), to_float(six[2]), to_float(six[4])};
-    const Point second{to_float(six[1]), to_float(six[3]), to_float(six[5])};
+HD void rotation_from_6d(const float* six, float* rotation) {
+    const Point first{six[0], six[2], six[4]}, second{six[1], six[3], six[5]};
     const Point x = unit(first), z = unit(cross(x, second)), y = cross(z, x);
     const float rows[9] = {x.x, y.x, z.x, x.y, y.y, z.y, x.z, y.z, z.z};
     for (int i = 0; i < 9; ++i) rotation[i] = rows[i];
 }
 
-// Phase 1: pose (16, 6) and betas (10,) of the block's hand.
-template <typename T>
-HD void read_hand(const T* pose, const T* betas, int thread, PosedHand& hand) {
+// Phase 1: pose and betas of hand `index`.
+HD void read_hand(const HandParameters& hands, int index, int thread, PosedHand& hand) {
     if (thread < BONES) {
         float rotation[9];
-        rotation_from_6d(pose + 6 * thread, rotation);
+        rotation_from_6d(hands.pose + 6 * (BONES * index + thread), rotation);
         for (int i = 0; i < 9; ++i) {
             hand.rotations[thread][i] = rotation[i];
             if (thread > 0) hand.features[9 * (thread - 1) + i] = rotation[i] - (i % 4 == 0 ? 1.0f : 0.0f);
         }
     } else if (thread < BONES + SHAPES) {
-        hand.betas[thread - BONES] = to_float(betas[thread - BONES]);
+        hand.betas[thread - BONES] = hands.betas[SHAPES * index + thread - BONES];
     }
 }
 
@@ -175,33 +185,61 @@ HD Point landmark(const SkinningModel<T>& model, int index, const PosedHand& han
     return sum;
 }
 
-// Where one hand's results go; all points are relative to the root landmark, m. Half rounds a coordinate by 0.03 mm at
-// most up to 0.125 m from there, and by 0.06 mm beyond, where wrists of large hands are.
+// Where a landmark (m, relative to the root) of hand `index` is seen, as the interaction network takes it: u and v from
+// -1 to 1 between the crop's edges, and its depth behind the root in units of 0.2 m. See hamuco/engine/hamuco.py.
+HD Point location_of(const HandParameters& hands, int index, Point landmark) {
+    const float* camera = hands.camera + 3 * index;
+    const float distance = 1.0f + hands.half_angle[index] * camera[0] * landmark.z;  // in units of the root's
+    const float divisor = distance < NEAREST ? NEAREST : distance;                   // unlike fmaxf, NaN stays NaN
+    const float u = (camera[0] * landmark.x + camera[1]) / divisor, v = (camera[0] * landmark.y + camera[2]) / divisor;
+    return {u, v, landmark.z / DEPTH_UNIT};
+}
+
+// Where the results of H hands go; all points are relative to the root landmark, m. Half rounds a coordinate by 0.03 mm
+// at most up to 0.125 m from there, and by 0.06 mm beyond, where wrists of large hands are.
 template <typename T>
-struct SkinnedHand {
-    T* vertices;       // (N, 3)
-    float* joints;     // (16, 3)
-    float* landmarks;  // (21, 3)
-    float* rotations;  // (16, 3, 3) of the bones in their parents' frames
+struct SkinnedHands {
+    T* vertices;       // (H, N, 3)
+    float* joints;     // (H, 16, 3)
+    float* landmarks;  // (H, 21, 3)
+    float* rotations;  // (H, 16, 3, 3) of the bones in their parents' frames
+    float* location;   // (H, 21, 3) where the landmarks are seen, see `location_of`
 };
+
+static_assert(sizeof(SkinnedHands<Half>) == 40, "pointers of 8 bytes");
+
+// The part of them that is one hand's.
+template <typename T>
+HD SkinnedHands<T> part(const SkinnedHands<T>& all, int hand, int vertices) {
+    return {all.vertices + static_cast<size_t>(hand) * vertices * 3, all.joints + hand * BONES * 3,
+            all.landmarks + hand * LANDMARKS * 3, all.rotations + hand * BONES * 9,
+            all.location + hand * LANDMARKS * 3};
+}
+
+template <typename T>
+HD void write_point(T* out, Point point) {
+    out[0] = from_float<T>(point.x);
+    out[1] = from_float<T>(point.y);
+    out[2] = from_float<T>(point.z);
+}
 
 // Phase 4. `rest`: what phase 2 returned.
 template <typename T>
-HD void write_hand(const SkinningModel<T>& model, int block, int thread, Point rest, const PosedHand& hand,
-                   const SkinnedHand<T>& out) {
+HD void write_hand(const SkinningModel<T>& model, const HandParameters& hands, int index, int block, int thread,
+                   Point rest, const PosedHand& hand, const SkinnedHands<T>& all) {
+    const SkinnedHands<T> out = part(all, index, model.vertices);
     const int vertices = model.vertices, vertex = block * TILE + thread;
     const Point root = landmark(model, ROOT, hand);
     if (block == tiles_of(vertices)) {
         if (thread < LANDMARKS) {
-            const Point own = landmark(model, thread, hand);
-            out.landmarks[3 * thread] = own.x - root.x;
-            out.landmarks[3 * thread + 1] = own.y - root.y;
-            out.landmarks[3 * thread + 2] = own.z - root.z;
+            const Point at = landmark(model, thread, hand);
+            const Point own{at.x - root.x, at.y - root.y, at.z - root.z}, seen = location_of(hands, index, own);
+            write_point(out.landmarks + 3 * thread, own);
+            write_point(out.location + 3 * thread, seen);
         } else if (thread >= 32 && thread < 32 + BONES) {  // another warp
             const int bone = thread - 32;
-            out.joints[3 * bone] = hand.joints[bone][0] - root.x;
-            out.joints[3 * bone + 1] = hand.joints[bone][1] - root.y;
-            out.joints[3 * bone + 2] = hand.joints[bone][2] - root.z;
+            const float* at = hand.joints[bone];
+            write_point(out.joints + 3 * bone, {at[0] - root.x, at[1] - root.y, at[2] - root.z});
         }
         for (int i = thread; i < 9 * BONES; i += TILE) out.rotations[i] = hand.rotations[i / 9][i % 9];
     } else if (vertex < vertices) {
@@ -211,15 +249,6 @@ HD void write_hand(const SkinningModel<T>& model, int block, int thread, Point r
             const Point point{weight * rest.x, weight * rest.y, weight * rest.z};
             sum = plus_moved(sum, hand.transforms[model.bones[k * vertices + vertex]], point, weight);
         }
-        out.vertices[3 * vertex] = from_float<T>(sum.x);
-        out.vertices[3 * vertex + 1] = from_float<T>(sum.y);
-        out.vertices[3 * vertex + 2] = from_float<T>(sum.z);
+        write_point(out.vertices + 3 * vertex, sum);
     }
-}
-
-// The part of the arrays of H hands that is one hand's.
-template <typename T>
-HD SkinnedHand<T> part(const SkinnedHand<T>& all, int hand, int vertices) {
-    return {all.vertices + static_cast<size_t>(hand) * vertices * 3, all.joints + hand * BONES * 3,
-            all.landmarks + hand * LANDMARKS * 3, all.rotations + hand * BONES * 9};
 }
