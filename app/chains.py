@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hamuco.engine.kernel_launch import Kernels
+    from hamuco.training.networks.hamuco import HaMuCo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,11 +165,11 @@ class GPUChain:
 
     stages: tuple[str, ...] = ("set",)
 
-    def __init__(self, bundle: Bundle, kernels: Kernels, device: str = "cuda") -> None:
+    def __init__(self, network: HaMuCo, kernels: Kernels, device: str = "cuda") -> None:
         """`device`: torch's name of the one that has the kernels."""
         import torch
 
-        self._bundle, self._kernels, self._device = bundle, kernels, device
+        self._network, self.kernels, self._device = network, kernels, device
         self._scene: Scene | None = None
         self.name = f"torch {torch.__version__} {kernels.dtype}, own kernels, one graph"
 
@@ -179,7 +180,7 @@ class GPUChain:
             cameras = {region.camera.name: region.camera for regions in scene.hands for region in regions}
             self._scene, self._runtime = (
                 scene,
-                TorchGpuRuntime(self._bundle, list(cameras.values()), self._kernels, self._device),
+                TorchGpuRuntime(self._network, list(cameras.values()), self.kernels, self._device),
             )
         began = time.perf_counter()
         self._runtime.start(scene.images, scene.hands)

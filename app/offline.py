@@ -202,7 +202,10 @@ def latency(
     chains: list[Chain] = [CPUChain(bundle)]
     try:
         chains += [TorchChain(bundle, one) for one, wanted in ((False, torch), (True, compiled)) if wanted]
-        chains += [GPUChain(bundle, Kernels(Device(load_driver())))] if gpu else []
+        if gpu:
+            from hamuco.training.weights import bundle_network
+
+            chains.append(GPUChain(bundle_network(bundle), Kernels(Device(load_driver()))))
     except ModuleNotFoundError as error:
         raise ValueError(f'this needs {error.name}, which is not installed: pip install "hamuco[train]"') from error
     rows = bench_latency(Recorded(DEMO_CLIP), chains, sizes, rounds, progress_bar)

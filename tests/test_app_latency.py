@@ -17,6 +17,7 @@ from hamuco.app.offline import DEMO_CLIP
 from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.kernel_launch import Kernels
 from hamuco.training.datasets.recorded import Recorded
+from hamuco.training.weights import bundle_network
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded, tmp_path: P
     for name in ("crop", "skinning", "sampler", "fusion"):
         (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
     kernels = Kernels(fake_device(), np.float32, tmp_path)  # a stand-in for the driver runs their source on the CPU
-    chains = (CPUChain(bundle), TorchChain(bundle, compiled=False), GPUChain(bundle, kernels, "cpu"))
+    chains = (CPUChain(bundle), TorchChain(bundle, compiled=False), GPUChain(bundle_network(bundle), kernels, "cpu"))
     runs = {chain: chain(scene) for chain in chains}
     for chain, run in runs.items():
         assert len(run.seconds) == len(chain.stages)

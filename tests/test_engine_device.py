@@ -102,16 +102,17 @@ def test_the_chain_is_that_of_the_cpu(last: bool, device: Device, tmp_path: Path
 
     from hamuco.engine.bundle import load_bundle
     from hamuco.training.gpu_runtime import FusedSet, TorchGpuRuntime
+    from hamuco.training.weights import bundle_network
 
     if not torch.cuda.is_available():
         pytest.skip(f"torch {torch.__version__} has no CUDA")
     for name in ("crop", "skinning", "sampler", "fusion"):
         (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
-    bundle, scenes = load_bundle(Path("hamuco-s")), [one_scene(seed) for seed in range(3)]
+    network, scenes = bundle_network(load_bundle(Path("hamuco-s"))), [one_scene(seed) for seed in range(3)]
     scenes[1].hands.pop()  # another number of hands, and so another graph
     cameras = scenes[0].cameras
-    single = TorchGpuRuntime(bundle, cameras, Kernels(fake_device(), np.float32, tmp_path), "cpu")
-    runtime = TorchGpuRuntime(bundle, cameras, Kernels(device), "cuda", last)
+    single = TorchGpuRuntime(network, cameras, Kernels(fake_device(), np.float32, tmp_path), "cpu")
+    runtime = TorchGpuRuntime(network, cameras, Kernels(device), "cuda", last)
     runtime.start(scenes[0].images, scenes[0].hands)
     got = []
     for scene in [*scenes[1:], *scenes]:

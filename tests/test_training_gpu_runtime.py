@@ -23,6 +23,7 @@ from hamuco.engine.kernel_launch import Kernels
 from hamuco.fusion.alignment import align_views, fused_parameters, fused_points, relative_rotations, solve_centre
 from hamuco.training.gpu_runtime import FusedSet, TorchGpuRuntime, _feature_map
 from hamuco.training.networks import backbones
+from hamuco.training.weights import bundle_network
 
 ROOT = 9
 MIRROR = np.array([-1.0, 1.0, 1.0, 1.0])
@@ -52,7 +53,7 @@ def fatbins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _runtime(
     bundle: Bundle, scene: Scene, fatbins: Path, dtype: type[np.floating], last: bool = False
 ) -> TorchGpuRuntime:
-    return TorchGpuRuntime(bundle, scene.cameras, Kernels(fake_device(), dtype, fatbins), "cpu", last)
+    return TorchGpuRuntime(bundle_network(bundle), scene.cameras, Kernels(fake_device(), dtype, fatbins), "cpu", last)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,9 @@ def test_what_cannot_be_started_is_refused(single: TorchGpuRuntime) -> None:
 @pytest.mark.parametrize("count", [0, 65])
 def test_a_rig_has_up_to_64_cameras(count: int, hamuco_s: Bundle, fatbins: Path) -> None:
     with pytest.raises(ValueError, match=rf"a rig of {count} cameras: the GPU fuses 1 to 64"):
-        TorchGpuRuntime(hamuco_s, count * one_scene().cameras[:1], Kernels(fake_device(), folder=fatbins), "cpu")
+        TorchGpuRuntime(
+            bundle_network(hamuco_s), count * one_scene().cameras[:1], Kernels(fake_device(), folder=fatbins), "cpu"
+        )
 
 
 def test_maps_with_gaps_are_refused() -> None:

@@ -1,6 +1,6 @@
 """From camera images to fused hands on one CUDA GPU: our kernels around torch's networks, in one CUDA graph.
 
-    runtime = TorchGpuRuntime(load_bundle(path), rig.cameras, Kernels(Device(load_driver())))
+    runtime = TorchGpuRuntime(bundle_network(load_bundle(path)), rig.cameras, Kernels(Device(load_driver())))
     runtime.start(images, hands)   # of one set
     runtime.start(...)             # of the next: its images are uploaded while the first is computed
     result = runtime.finish()      # of the first
@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hamuco.calibration.camera import Camera
-from hamuco.engine.bundle import Bundle
 from hamuco.engine.hand_arrays import hand_arrays
 from hamuco.engine.hand_model import JOINTS, LANDMARKS, SHAPES
 from hamuco.engine.kernel_launch import (
@@ -40,7 +39,7 @@ from hamuco.engine.kernel_launch import (
 from hamuco.engine.kernel_structs import CAMERA_FRAME, CROP_VIEW, Block, camera_frame, crop_view
 from hamuco.engine.view_hand import Region
 from hamuco.training.gpu_networks import DeviceNetworks
-from hamuco.training.weights import bundle_network
+from hamuco.training.networks.hamuco import HaMuCo
 
 _SLOTS = 2  # sets under way: one is computed while the next is uploaded
 _WARM_UP = 3  # runs before a capture, in which libraries choose and allocate
@@ -98,7 +97,7 @@ class TorchGpuRuntime:
 
     def __init__(
         self,
-        bundle: Bundle,
+        network: HaMuCo,
         cameras: Sequence[Camera],
         kernels: Kernels,
         device: str = "cuda",
@@ -106,7 +105,7 @@ class TorchGpuRuntime:
     ) -> None:
         """
         Args:
-            bundle: its networks.
+            network: trained; it is not changed.
             cameras: of the rig, up to 64.
             kernels: of the same device; the networks compute in their type.
             device: of torch; "cpu" in tests, with a stand-in for the driver.
@@ -114,16 +113,15 @@ class TorchGpuRuntime:
 
         Raises:
             ValueError: there are too many cameras, or none.
-            BundleError: the bundle does not say how its networks are built.
         """
         if not 1 <= len(cameras) <= MAX_VIEWS:
             raise ValueError(f"a rig of {len(cameras)} cameras: the GPU fuses 1 to {MAX_VIEWS}, leave some out")
         self._device, self._kernels, self._cameras = torch.device(device), kernels, list(cameras)
         self._index = {camera.name: index for index, camera in enumerate(cameras)}
-        self._size, self._on_gpu = bundle.card.image_size, self._device.type == "cuda"
+        self._size, self._on_gpu = network.config.estimator.image_size, self._device.type == "cuda"
         dtype = torch.float16 if kernels.dtype == np.float16 else torch.float32
-        self._networks = DeviceNetworks(bundle_network(bundle), self._device, dtype, channels_last)
-        arrays = hand_arrays(bundle.hand, kernels.dtype)
+        self._networks = DeviceNetworks(network, self._device, dtype, channels_last)
+        arrays = hand_arrays(network.hand_model, kernels.dtype)
         # As bytes: torch need not know what they are.
         self._hand_arrays = [
             torch.from_numpy(one.reshape(-1).view(np.uint8)).to(self._device) for one in arrays.arrays()

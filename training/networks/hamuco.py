@@ -65,10 +65,15 @@ class HaMuCoOutput:
 
 
 class HaMuCo(nn.Module):
-    """Right hands in crops, seen by any number of cameras in any order."""
+    """Right hands in crops, seen by any number of cameras in any order.
+
+    Attributes:
+        config, hand_model: that it was built with.
+    """
 
     def __init__(self, config: HaMuCoConfig, hand_model: HandModel) -> None:
         super().__init__()
+        self.config, self.hand_model = config, hand_model
         self.hand = HandLayer(hand_model)
         mean_pose = matrix_to_6d(self.hand.mean_rotations)
         self.estimator = Estimator(config.estimator, mean_pose)
