@@ -32,7 +32,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from hamuco.engine.hamuco_views import SIGMA
 from hamuco.fusion.triangulate import triangulate
 from hamuco.training.augment import PLAIN
 from hamuco.training.batch import Batch
@@ -55,6 +54,7 @@ PRESETS: tuple[Preset, ...] = ("room", "hard")
 TRAINING_SEED: dict[Preset, int] = {"room": 11, "hard": 12}
 VALIDATION_SEED: dict[Preset, int] = {"room": 901, "hard": 902}
 BATCH = 12  # hands per step, of all processes together
+LABEL_SIGMA = 0.03  # half crops: what tracking assumes of the landmark network
 NAN = float("nan")
 
 # What every variant changes in the configuration.
@@ -176,7 +176,7 @@ def triangulated(preset: Preset, views: int, hands: Sequence[Batch]) -> Row:
             rays = np.concatenate([tangent, np.ones((*tangent.shape[:-1], 1))], axis=-1) @ rotation
             rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
             points = triangulate(
-                np.broadcast_to(origins[:, None], rays.shape), rays, SIGMA * half_angle[sample, seen]
+                np.broadcast_to(origins[:, None], rays.shape), rays, LABEL_SIGMA * half_angle[sample, seen]
             ).points
             true = joints[sample]
             pa.append(1e3 * joint_errors(procrustes_aligned(points, true), true).mean())
