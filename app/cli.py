@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from hamuco.app.build_command import build
 from hamuco.app.model_commands import evaluate, export
 from hamuco.app.offline import DEMO_CLIP, bench, parse_size, synth
 from hamuco.app.training_commands import label, train
@@ -74,6 +75,7 @@ app.command()(synth)
 app.command()(label)
 app.command()(train)
 app.command()(export)
+app.command()(build)
 app.command()(evaluate)
 app.add_typer(bench, name="bench")
 

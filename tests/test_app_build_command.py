@@ -1,0 +1,79 @@
+"""`hamuco build` as users meet it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import hamuco, one_line
+
+from hamuco.app.build_command import demo_crops
+from hamuco.engine.builders import load_runtime
+from hamuco.engine.bundle import Bundle
+from hamuco.engine.plans import Profile
+
+
+def test_an_engine_is_built_once(bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", exc_type=ImportError)
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for file in bundle.path.iterdir():
+        if file.is_file():
+            (mine / file.name).write_bytes(file.read_bytes())
+    arguments = ("build", "mine", "--runtime", "tensorrt-rtx", "--views", "1:2:4", "--arch", "sm_89")
+    first = hamuco(*arguments, folder=tmp_path, environment=cache)
+    assert first.returncode == 0, first.stderr
+    path = f"mine/engines/tensorrt-rtx-{load_runtime('tensorrt-rtx').__version__}-sm_89-fp16-1.2.4x2"
+    assert first.stdout.startswith(f"{path}: ")
+    assert "1:2:4 views, 2 hands, built in" in first.stdout
+    assert "joints not compared: no device" in first.stdout
+    assert (tmp_path / path / "plan.toml").is_file()
+    second = hamuco(*arguments, folder=tmp_path, environment=cache)
+    assert second.returncode == 1
+    assert f"error: {path} was built already: nothing to do, or build it again with --replace" in one_line(
+        second.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("nowhere", "--runtime", "tensorrt-rtx"), 1, "nowhere is no bundle: it is not there"),
+        (("hamuco-s", "--runtime", "tensorrt-rtx", "--views", "8"), 2, "--views '8' is not LEAST:USUAL:MOST, such as"),
+        (("hamuco-s", "--runtime", "tensorrt-rtx", "--precision", "int8"), 2, "'int8' is not one of 'fp16', 'bf16'"),
+        (("hamuco-s", "--runtime", "openvino", "--arch", "sm_89"), 2, "--arch goes with --runtime tensorrt-rtx"),
+        pytest.param(
+            ("hamuco-s", "--runtime", "tensorrt"), 1, 'tensorrt is not installed: pip install "hamuco[tensorrt]"',
+            marks=pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is here"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_says_why(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
+    result = hamuco("build", *arguments, folder=tmp_path, environment={"XDG_CACHE_HOME": str(tmp_path)})
+    assert result.returncode == code, result.stderr
+    assert words in one_line(result.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_openvino_needs_no_building(tmp_path: Path) -> None:
+    result = hamuco("build", "hamuco-s", "--runtime", "openvino", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("nothing to build: OpenVINO compiles a bundle when it is opened")
+
+
+@pytest.mark.parametrize("profile", [Profile((1, 4, 8), 2), Profile((6, 6, 6), 1), Profile((1, 1, 2), 3)])
+def test_crops_to_compare_with_are_as_many_as_engines_take(profile: Profile) -> None:
+    least, _, most = profile.views
+    moments = demo_crops(128, profile)
+    assert len(moments) == 8
+    for one in moments:
+        hands, views = one.places.shape
+        assert 1 <= hands <= profile.hands
+        assert least <= views <= most
+        seen = one.places[one.places >= 0]
+        assert sorted(seen) == list(range(len(one.crops)))
+        assert one.crops.shape[1:] == (128, 128, 3)
+        assert np.all((one.half_angle > 0) & (one.half_angle < 1))

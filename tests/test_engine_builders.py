@@ -1,0 +1,154 @@
+"""TensorRT for RTX really builds here, without a GPU; TensorRT says what it lacks."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from hamuco.engine.build import build_plan, shapes
+from hamuco.engine.builders import RTX_ARCHITECTURES, Builder, BuildError, load_runtime
+from hamuco.engine.bundle import HAMUCO_S, Bundle, load_bundle
+from hamuco.engine.device_graphs import estimator_graph, interaction_graph
+from hamuco.engine.plans import NOT_COMPARED, PlanError, Platform, Precision, Profile, Wanted, find_plan
+
+PROFILE = Profile((1, 3, 5), 2)
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Builder:
+    pytest.importorskip("tensorrt_rtx_bindings", exc_type=ImportError)
+    return Builder("tensorrt-rtx", ("sm_89",))
+
+
+@pytest.fixture
+def own(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A copy of the small bundle, whose plans nobody else sees."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for file in bundle.path.iterdir():
+        if file.is_file():
+            (folder / file.name).write_bytes(file.read_bytes())
+    return load_bundle(folder)
+
+
+def _not_compared(estimator: bytes, interaction: bytes) -> str:
+    return NOT_COMPARED
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    assert 0 < done <= total, what
+
+
+def test_both_graphs_are_built_and_found_again(rtx: Builder, own: Bundle) -> None:
+    seen: list[tuple[str, int, int]] = []
+    plan = build_plan(own, rtx, "fp16", PROFILE, _not_compared, lambda *step: seen.append(step))
+    assert {what for what, _, _ in seen} >= {"Building engine", "Optimizing graph"}
+    assert plan.card.platform == Platform("tensorrt-rtx", rtx.platform.version, "", ("sm_89",))
+    assert plan.card.seconds > 0
+    here = Platform("tensorrt-rtx", rtx.platform.version, "RTX 4090", ("sm_89",))
+    assert find_plan(own, Wanted(here, views=5, hands=2)) == plan
+    # The weights alone, in half precision.
+    assert plan.estimator.stat().st_size > own.estimator.stat().st_size / 2
+    with pytest.raises(PlanError, match="was built already"):
+        build_plan(own, rtx, "fp16", PROFILE, _not_compared, _silent)
+    again = build_plan(own, rtx, "fp16", PROFILE, _not_compared, _silent, replace=True)
+    assert again.path == plan.path
+
+
+def test_the_profile_is_what_the_graphs_inputs_say(bundle: Bundle) -> None:
+    assert shapes(estimator_graph(bundle.estimator, "fp16"), PROFILE) == {
+        "images": ((1, 3, 64, 64), (6, 3, 64, 64), (10, 3, 64, 64))
+    }
+    found = shapes(interaction_graph(bundle.interaction, "fp16"), PROFILE)
+    assert found["places"] == ((1, 1), (2, 3), (2, 5))
+    assert found["location"] == ((1, 21, 3), (6, 21, 3), (10, 21, 3))
+    assert found["half_angle"] == ((1,), (6,), (10,))
+
+
+def test_every_node_of_the_default_bundle_is_known_to_the_parser(rtx: Builder) -> None:
+    bundle, trt = load_bundle(HAMUCO_S), load_runtime("tensorrt-rtx")
+    log = trt.Logger(trt.Logger.ERROR)
+    for graph in (estimator_graph(bundle.estimator, "fp16"), interaction_graph(bundle.interaction, "fp16")):
+        network = trt.Builder(log).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)
+        assert parser.supports_model_v2(graph.SerializeToString())
+        assert parser.num_subgraphs == 1
+        assert len(parser.get_subgraph_nodes(0)) == len(graph.graph.node)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_default_bundle_is_built_for_all_gpus(
+    precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pytest.importorskip("tensorrt_rtx_bindings", exc_type=ImportError)
+    builder = Builder("tensorrt-rtx")
+    plan = build_plan(load_bundle(HAMUCO_S), builder, precision, Profile((1, 8, 16), 2), _not_compared, _silent)
+    assert plan.card.platform.architectures == RTX_ARCHITECTURES
+    assert tmp_path in plan.path.parents
+
+
+def test_an_interrupted_build_leaves_nothing(rtx: Builder, own: Bundle) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(own, rtx, "fp16", PROFILE, _not_compared, interrupt)
+    assert not (own.path / "engines").exists()
+
+
+def _graph(operator: str, shape: tuple[str | int, ...], kind: int) -> ModelProto:
+    given = helper.make_tensor_value_info("images", kind, shape)
+    taken = helper.make_tensor_value_info("out", kind, shape)
+    node = helper.make_node(operator, ["images"], ["out"], name="the node")
+    return helper.make_model(
+        helper.make_graph([node], "g", [given], [taken]), opset_imports=[helper.make_opsetid("", 17)]
+    )
+
+
+def test_a_node_that_the_parser_does_not_know_is_named(rtx: Builder) -> None:
+    graph = _graph("EyeLike", ("crops", "crops"), TensorProto.FLOAT)
+    with pytest.raises(BuildError, match=r"tensorrt-rtx 1\.\S+ does not know node the node \(EyeLike\): ") as error:
+        rtx.build(graph.SerializeToString(), {"images": ((1, 1), (2, 2), (3, 3))}, _silent)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_graph_is_refused(rtx: Builder) -> None:
+    with pytest.raises(BuildError, match="does not know"):
+        rtx.build(b"not a graph", {}, _silent)
+
+
+def test_shapes_that_contradict_the_graph_are_refused(rtx: Builder) -> None:
+    graph = _graph("Relu", ("crops", 3), TensorProto.FLOAT)
+    with pytest.raises(BuildError, match=r"could not build: .*images"):
+        rtx.build(graph.SerializeToString(), {"images": ((1, 4), (2, 4), (3, 4))}, _silent)
+
+
+def test_an_unknown_architecture_is_refused(rtx: Builder) -> None:
+    with pytest.raises(BuildError, match=r"knows no sm_90: it builds for .*sm_80, sm_86, sm_89, sm_120"):
+        Builder("tensorrt-rtx", ("sm_89", "sm_90"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed here")
+def test_a_runtime_that_is_not_installed_says_how_to_get_it() -> None:
+    with pytest.raises(BuildError, match=r'^tensorrt is not installed: pip install "hamuco\[tensorrt\]"$'):
+        Builder("tensorrt")
+
+
+def test_bindings_without_their_libraries_say_how_to_get_them(rtx: Builder) -> None:
+    code = (
+        "import sys; sys.modules['tensorrt_rtx_libs'] = None\n"
+        "from hamuco.engine.builders import BuildError, load_runtime\n"
+        "try: load_runtime('tensorrt-rtx')\n"
+        "except BuildError as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sys.prefix)
+    assert result.stdout.startswith("tensorrt-rtx cannot be loaded (libtensorrt")
+    assert result.stdout.endswith('): pip install "hamuco[tensorrt-rtx]"\n')
