@@ -61,6 +61,11 @@ def evaluate(
 def _export(checkpoint: Path, bundle: Path, name: str, licence: str, half: bool) -> Bundle:
     try:
         from hamuco.training.export import export_checkpoint
+
+        return export_checkpoint(checkpoint, bundle, name, licence, half)
     except ModuleNotFoundError as error:
-        raise ValueError(f'checkpoints need {error.name}, bundles do not: pip install "hamuco[train]"') from error
-    return export_checkpoint(checkpoint, bundle, name, licence, half)
+        raise ValueError(
+            f'a checkpoint needs {error.name}, which is not installed: pip install "hamuco[train]"; a bundle does not'
+            if error.name
+            else str(error)  # of what only some backbones need
+        ) from error

@@ -98,6 +98,8 @@ def train(
         torchrun --nproc-per-node 4 -m hamuco.app.cli train my.toml
     """
     try:
+        from torch import OutOfMemoryError
+
         from hamuco.training.config import load_config
         from hamuco.training.rounds import train_rounds
     except ModuleNotFoundError as error:
@@ -113,6 +115,14 @@ def train(
             f"interrupted: with --resume it goes on from the last checkpoint in {out}, if there is one", err=True
         )
         raise
+    except ModuleNotFoundError as error:  # of what only some backbones need
+        raise OSError(str(error)) from error
+    except (MemoryError, OutOfMemoryError) as error:
+        raise OSError(
+            f"out of memory with batches of {chosen.batch} hands in {chosen.views} views of "
+            f"{chosen.model.estimator.image_size} px: lower batch, views or model.estimator.image_size, and train in "
+            f"another folder ({str(error).partition('. ')[0]})"
+        ) from error
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import signal
+import subprocess
 from pathlib import Path
 
-from command_line import hamuco, one_line
+import pytest
+from command_line import COMMAND, clean_environment, hamuco, one_line
 from small_training import small_config, write_drawn_hands
 
 from hamuco.training.config import config_text
@@ -30,3 +35,57 @@ def test_what_is_wrong_with_a_configuration_is_said(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr == "error: configuration hamuco-s:\n  unknown key stepz, did you mean steps?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')\n")
+    without = {"PYTHONPATH": str(tmp_path)}
+    for command in (("train", "my-rig"), ("export", "best.pt", "out"), ("evaluate", "torch.py", "rec")):
+        result = hamuco(*command, folder=tmp_path, environment=without)
+        assert result.returncode == 1
+        assert 'torch, which is not installed: pip install "hamuco[train]"' in one_line(result.stderr)
+    assert {path.name for path in tmp_path.iterdir()} <= {"torch.py", "__pycache__"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+def test_a_backbone_that_needs_timm_says_so(tmp_path: Path) -> None:
+    write_drawn_hands(tmp_path / "hands", 4)
+    (tmp_path / "mine.toml").write_text(config_text(small_config(Path("hands"))))
+    backbone = "model.estimator.backbone=timm:resnet18"
+    result = hamuco("train", "mine.toml", "--set", backbone, folder=tmp_path)
+    assert result.returncode == 1
+    assert "timm:resnet18 needs the timm library: pip install timm" in one_line(result.stderr)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_too_little_memory_is_said(tmp_path: Path) -> None:
+    write_drawn_hands(tmp_path / "hands", 4)
+    # 64 x 64 px x 3 bytes x 1e9 views are 12 TB, which no machine has.
+    (tmp_path / "mine.toml").write_text(config_text(small_config(Path("hands"), views=1_000_000_000)))
+    result = hamuco("train", "mine.toml", folder=tmp_path)
+    assert result.returncode == 1
+    assert "out of memory with batches of 4 hands in 1000000000 views of 64 px" in one_line(result.stderr)
+    assert "lower batch" in result.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
+    write_drawn_hands(tmp_path / "hands", 4)
+    config = small_config(Path("hands"), steps=200, validation={"sources": []}, run={"checkpoint_every": 10})
+    (tmp_path / "mine.toml").write_text(config_text(config))
+    started = subprocess.Popen(
+        [*COMMAND, "train", "mine.toml"], cwd=tmp_path, env=clean_environment(), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert started.stdout is not None
+    while not started.stdout.readline().startswith("step 14 of 200"):
+        assert started.poll() is None
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert one_line(errors).startswith("interrupted: with --resume it goes on from the last checkpoint in runs/mine")
+    assert not list((tmp_path / "runs" / "mine").glob("*.unfinished"))
+    resumed = hamuco("train", "mine.toml", "--resume", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert re.match(r"going on after step \d+0 of 200", resumed.stdout)
+    assert [row["step"] for row in read_log(tmp_path / "runs" / "mine" / LOG)] == list(range(2, 201, 2))

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from full_disk import room_for
@@ -24,6 +25,7 @@ from hamuco.training.checkpoint import (
 )
 from hamuco.training.config import TrainConfig, config_values
 from hamuco.training.networks.hamuco import HaMuCo
+from hamuco.training.npz_file import save_arrays
 from hamuco.training.weights import Weights, load_network, take_weights
 
 CONFIG = small_config(Path("crops"))
@@ -95,18 +97,30 @@ def test_a_disk_that_is_full_at_the_last_moment(tmp_path: Path, monkeypatch: pyt
 
 def test_other_files_are_told_from_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"a\.pt is not there; .* best\.pt or last\.pt in the folder"):
         load_checkpoint(path)
-    path.write_text("nothing of the kind")
-    with pytest.raises(CheckpointError, match=r"a\.pt is not a whole checkpoint"):
-        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"is a folder; .* best\.pt or last\.pt in the folder of a training"):
+        load_checkpoint(tmp_path)
     save_checkpoint(path, made())
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"a\.pt is not a whole checkpoint"):
-        load_checkpoint(path)
-    path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"a\.pt is not a whole checkpoint: it ends early"):
-        load_checkpoint(path)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    save_arrays(path, {"x": np.zeros(3)})  # a zip file, as checkpoints are
+    arrays = path.read_bytes()
+    # Text that starts like a pickle makes the unpickler stumble in ways of its own.
+    for content in (
+        b"",
+        b"nothing of the kind",
+        b"steps = 4\nbatch = 2\n",
+        whole[:middle],
+        whole[:-1],
+        changed,
+        arrays,
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"a\.pt is not a whole checkpoint: .*take another") as caught:
+            load_checkpoint(path)
+        assert f"its {len(content)} bytes" in str(caught.value)
     save(path, {"conv1.weight": torch.zeros(3)})
     with pytest.raises(CheckpointError, match="is not a checkpoint of hamuco train"):
         load_checkpoint(path)
@@ -148,5 +162,8 @@ def test_weights_of_other_networks_do_not_fit() -> None:
         CheckpointError, match=r"a\.pt does not fit this network.*size mismatch for estimator\.pose_head"
     ):
         take_weights(network, Weights(Path("a.pt"), made().hand_model, made().network), load_hand_model())
+    with pytest.raises(CheckpointError, match=r"Missing key.* \.\.\. Take them over") as caught:
+        take_weights(network, Weights(Path("a.pt"), made().hand_model, {}), load_hand_model())
+    assert len(str(caught.value)) < 400  # of some hundred names
     with pytest.raises(CheckpointError, match=r"trained with the hand 'another', not"):
         take_weights(network, Weights(Path("a.pt"), "another", made().network), load_hand_model())

@@ -71,6 +71,19 @@ def test_a_file_is_read_and_changed(tmp_path: Path) -> None:
         ({**HANDS, "steps": 0}, "steps is 0, expected 1 or more"),
         ({**HANDS, "learning_rate": 0}, "learning_rate is 0, expected a number above 0"),
         ({**HANDS, "gradient_norm": math.inf}, "gradient_norm is inf, expected a number above 0"),
+        ({**HANDS, "weight_decay": math.nan}, "weight_decay is nan, expected 0 or more"),
+        ({**HANDS, "seed": 2**63}, "seed is 9223372036854775808, expected less than 2**63"),
+        (
+            {**HANDS, "loss": {"weights": {"consistency": math.nan}}},
+            "loss.weights: consistency is nan, expected 0 or more",
+        ),
+        ({**HANDS, "loss": {"weights": {"shape_prior": -1}}}, "loss.weights: shape_prior is -1, expected 0 or more"),
+        ({"sources": [{"synthetic": {}, "share": 0}]}, "shares of the sources are [0.0], expected one source or more"),
+        ({"sources": [{"recording": "a"}, {"recording": "b"}], "batch": 1}, "a batch of 1 has no sample of source 1"),
+        (
+            {**HANDS, "batch": 1, "validation": {"sources": [{"recording": "a"}, {"recording": "b"}]}},
+            "validation.sources: a batch of 1 has no sample of source 1",
+        ),
         ({**HANDS, "run": {"log_every": 0}}, "run: log_every is 0, expected 1 or more"),
         ({**HANDS, "validation": {"best": "loss"}}, "validation.best: expected one of 'single_mpjpe_mm'"),
         (

@@ -17,7 +17,15 @@ from hamuco.capture.recording import Recording
 from hamuco.engine.hand_model import forward, load_hand_model
 from hamuco.fusion.hand import HandParameters
 from hamuco.training.crop_builders import crop_set_of_dataset, crop_set_of_recording, crop_set_of_stream
-from hamuco.training.crop_set import UNKNOWN, CropSet, CropSetError, CropSetWriter, CropView, HandTruth
+from hamuco.training.crop_set import (
+    UNKNOWN,
+    CropSet,
+    CropSetError,
+    CropSetWriter,
+    CropView,
+    HandTruth,
+    copy_with_labels,
+)
 from hamuco.training.datasets.freihand import FreiHAND
 from hamuco.training.datasets.hanco import HanCo
 from hamuco.training.datasets.recorded import Recorded
@@ -124,7 +132,9 @@ def test_labels_decide_where_crops_are(tmp_path: Path) -> None:
 
 
 def test_missing_and_foreign_labels_are_named(recording: Recording, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"openpose.npz does not exist: make the labels with `hamuco label"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no labels named openpose, but landmarks: make them with `hamuco label"
+    ):
         crop_set_of_recording(recording, "openpose")
     other = write_labelled(tmp_path / "rec", frames=1)
     labels_path(other, "landmarks").write_bytes(labels_path(recording, "landmarks").read_bytes())
@@ -207,9 +217,17 @@ def test_a_full_disk_leaves_no_set(tmp_path: Path) -> None:
             for _ in range(40):
                 writer.write([view])
 
-    with room_for(20_000), pytest.raises(OSError, match=r"crops.bin is cut off .*: make room on the disk"):
-        fill()
-    assert not (tmp_path / "set").exists()
+    for given in (view, replace(view, image=np.full_like(view.image, 90))):  # many bytes at a time, and few
+        view = given
+        with room_for(20_000), pytest.raises(OSError, match=r"crops.bin is cut off .*: make room on the disk"):
+            fill()
+        assert not (tmp_path / "set").exists()
+    fill()  # what was left is in nobody's way
+    assert len(CropSet(tmp_path / "set")) == 40
+    (tmp_path / "again.partial").mkdir()
+    labels = np.zeros((40, 21, 2)), np.zeros((40, 21))
+    copy_with_labels(CropSet(tmp_path / "set"), tmp_path / "again", *labels, "a test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "set"]
 
 
 def test_wrong_crops_are_refused(tmp_path: Path) -> None:

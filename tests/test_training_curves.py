@@ -68,3 +68,12 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
 def test_nothing_to_draw_is_no_error(tmp_path: Path) -> None:
     write(tmp_path, 0, [])
     assert draw_curves(tmp_path) == tmp_path / CURVES
+
+
+def test_a_full_disk_keeps_the_log(tmp_path: Path) -> None:
+    write(tmp_path, 0, [1, 2, 3, 4])
+    before = (tmp_path / LOG).read_bytes()
+    with room_for(len(before) // 2), pytest.raises(OSError, match=r"log\.csv cannot be written .* before is whole"):
+        TrainingLog(tmp_path, 4)
+    assert (tmp_path / LOG).read_bytes() == before
+    assert not list(tmp_path.glob("*.unfinished"))

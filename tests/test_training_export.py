@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from full_disk import room_for
 from small_bundle import CARD, CONFIG, small_network
 from small_training import small_config
 
@@ -100,6 +101,16 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "bundle" / "mine").touch()
     with pytest.raises(RecordingError, match="exists and is not an empty folder"):
         write_bundle(small_network(), load_hand_model(), CARD, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("room", [1000, 100_000])
+def test_a_full_disk_leaves_no_bundle(room: int, tmp_path: Path) -> None:
+    with (
+        room_for(room),
+        pytest.raises(OSError, match=r"bundle cannot be written \(File too large\): nothing is left of it; make room"),
+    ):
+        write_bundle(small_network(), load_hand_model(), CARD, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_becomes_a_bundle_that_says_where_it_comes_from(tmp_path: Path) -> None:

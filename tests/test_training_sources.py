@@ -12,7 +12,7 @@ from small_training import write_drawn_hands
 
 from hamuco.training.crop_set import CropSet, CropSetError
 from hamuco.training.datasets.files import DatasetError
-from hamuco.training.sources import RenderConfig, SourceConfig, prepare
+from hamuco.training.sources import RenderConfig, SourceConfig, check, prepare
 from hamuco.training.synthetic.crops import CropOptions
 
 
@@ -84,8 +84,28 @@ def test_recordings_are_cut_once(tmp_path: Path) -> None:
 
 def test_a_recording_without_labels_is_said(tmp_path: Path) -> None:
     write_labelled(tmp_path / "rec", frames=2)
-    with pytest.raises(FileNotFoundError, match=r"openpose\.npz does not exist: make the labels with `hamuco label"):
+    with pytest.raises(FileNotFoundError, match=r"no labels named openpose, but landmarks: .*rec --openpose FOLDER`"):
         prepare(SourceConfig(recording=tmp_path / "rec", labels="openpose"), 64, 4, tmp_path, False, silent)
+    with pytest.raises(FileNotFoundError, match=r"no labels named better, but landmarks: .*`hamuco label .*rec`$"):
+        check(SourceConfig(recording=tmp_path / "rec", labels="better"), False)
+
+
+def test_cutting_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
+    write_hanco(tmp_path / "hanco", {110: 2})
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for source in (
+        SourceConfig(hanco=tmp_path / "hanco"),
+        SourceConfig(synthetic=RenderConfig(preset="plain", samples=2)),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, 64, 2, tmp_path, False, stop)
+        crops = prepare(source, 64, 2, tmp_path, False, silent).crops
+        assert isinstance(crops, Path)
+        assert len(CropSet(crops)) == 2
+    assert not list((tmp_path / "crops").glob("*.partial"))
 
 
 @pytest.mark.parametrize("source", [SourceConfig(hanco=Path("there/is/none")), SourceConfig(freihand=Path("none"))])

@@ -124,6 +124,32 @@ def test_a_full_disk_costs_no_more_than_the_steps(trained: Path, crops: Path, tm
         train(config, tmp_path, resume=True)
     train(config, tmp_path, resume=True)
     assert same_weights(trained, tmp_path)
+    told: list[str] = []
+    train(config, tmp_path, resume=True, tell=told.append)
+    assert told == [f"{tmp_path} has all of its 6 steps already: nothing to do"]
+
+
+def test_what_is_missing_is_said_before_anything_takes_long(crops: Path, tmp_path: Path) -> None:
+    rendered = {"synthetic": {"preset": "plain", "seed": 3, "samples": 1000}}
+    for changes, words in (
+        ({"sources": [rendered, {"recording": str(tmp_path)}]}, "is not a recording: it has no rig.toml"),
+        ({"sources": [rendered, {"crops": str(tmp_path)}]}, "is not a crop set"),
+        ({"sources": [rendered], "validation": {"sources": [{"hanco": "nowhere"}]}}, "nowhere"),
+        ({"sources": [rendered], "start": {"weights": "nowhere.pt"}}, r"nowhere\.pt is not there"),
+        ({"sources": [rendered], "start": {"weights": str(crops)}}, "is no bundle: it has no model.toml"),
+        (
+            {"sources": [rendered], "model": {"estimator": {"backbone": "resnet99"}}},
+            "no backbone 'resnet99'; known are",
+        ),
+    ):
+        with pytest.raises((ValueError, OSError), match=words):
+            train(small_config(crops, **changes), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        OSError, match=r"folder .*file/out cannot be made \(Not a directory\): choose another with --out"
+    ):
+        train(small_config(crops), tmp_path / "file" / "out")
 
 
 def test_seeds_differ(trained: Path, crops: Path, tmp_path: Path) -> None:

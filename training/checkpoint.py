@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -20,6 +20,8 @@ import torch
 from hamuco.training.config import difference
 
 FORMAT = 1
+
+_WHICH = "a checkpoint is the file best.pt or last.pt in the folder of a training"
 
 
 class CheckpointError(ValueError):
@@ -68,10 +70,15 @@ def save(path: Path, values: Mapping[str, Any]) -> None:
     """
     memory = io.BytesIO()  # torch's own writer hides what the system says about a full disk
     torch.save(dict(values), memory)
+    write_whole(path, memory.getbuffer())
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file of a training: whole, or what was at its place stays there. Raises OSError as `save`."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         with unfinished.open("wb") as file:
-            file.write(memory.getbuffer())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name with the old disk
         unfinished.replace(path)
@@ -79,7 +86,7 @@ def save(path: Path, values: Mapping[str, Any]) -> None:
         unfinished.unlink(missing_ok=True)
         before = "what was there before is whole" if path.exists() else "nothing is there"
         raise OSError(
-            f"{path} cannot be written ({error.strerror or error}; {memory.getbuffer().nbytes / 1e6:.1f} MB): {before}; "
+            f"{path} cannot be written ({error.strerror or error}; {len(data) / 1e6:.3f} MB): {before}; "
             "make room on the disk and go on with --resume"
         ) from error
 
@@ -89,13 +96,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: the file is none, or is damaged.
-        OSError: it cannot be read.
+        OSError: it cannot be read; FileNotFoundError: it is not there.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; {_WHICH}")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; {_WHICH}")
     try:
+        with zipfile.ZipFile(path) as archive:  # as which torch saves; it does not notice every changed byte itself
+            if changed := archive.testzip():
+                raise zipfile.BadZipFile(f"{changed} was changed")
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends early"
-        raise CheckpointError(f"{path} is not a whole checkpoint: {reason}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file makes torch and zipfile stumble in all kinds of ways
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: its {path.stat().st_size} bytes were cut off or changed, or are another "
+            "kind of file; take another, such as best.pt or last.pt beside it"
+        ) from error
     names = [one.name for one in fields(Checkpoint)]
     if not isinstance(stored, Mapping) or "format" not in stored:
         raise CheckpointError(f"{path} is not a checkpoint of hamuco train")

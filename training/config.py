@@ -16,6 +16,7 @@ from typing import Any, Literal
 import tomlkit
 
 from hamuco.training.augment import Augmentation
+from hamuco.training.loader import samples_per_source
 from hamuco.training.losses import LossConfig
 from hamuco.training.networks.hamuco import HaMuCoConfig, default_config
 from hamuco.training.sources import SourceConfig
@@ -149,8 +150,16 @@ class TrainConfig:
         for name in ("learning_rate", "gradient_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name):g}, expected a number above 0")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}, expected less than 2**63")
         if not self.sources:
             raise ValueError('there are no sources: nothing to learn from; say [[sources]] with recording = "FOLDER"')
+        samples_per_source([source.share for source in self.sources], self.batch)
+        if shares := [source.share for source in self.validation.sources]:
+            try:
+                samples_per_source(shares, self.batch)
+            except ValueError as error:
+                raise ValueError(f"validation.sources: {error}") from error
         learnt = [source.synthetic.seed for source in self.sources if source.synthetic is not None]
         for number, source in enumerate(self.validation.sources):
             if source.synthetic is not None and source.synthetic.seed in learnt:
@@ -225,5 +234,5 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, A
 
 def _check_least(config: Any, least: Mapping[str, float]) -> None:
     for name, smallest in least.items():
-        if getattr(config, name) < smallest:
+        if not getattr(config, name) >= smallest:  # nor NaN
             raise ValueError(f"{name} is {getattr(config, name)}, expected {smallest} or more")

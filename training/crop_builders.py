@@ -37,7 +37,7 @@ from hamuco.training.crop_set import (
 from hamuco.training.datasets.footage import decode, planned_sets
 from hamuco.training.datasets.recorded import Recorded
 from hamuco.training.datasets.sample import Dataset, TrueHand
-from hamuco.training.labels import SIDES, Labels, labels_path
+from hamuco.training.labels import SIDES, Labels, labels_of, labels_path
 from hamuco.training.npz_file import ArrayFileError
 from hamuco.training.synthetic.crop_stream import CropStream
 from hamuco.training.synthetic.crops import CropBatch, CropOptions
@@ -77,11 +77,8 @@ def crop_set_of_recording(
         DatasetError: there is no truth.
         OSError: the set cannot be written.
     """
+    rows = labels_of(recording, labels)
     file = labels_path(recording, labels)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: make the labels with `hamuco label {recording.path}`")
-    rows = Labels.load(file)
-    rows.check(recording)
     digest = hashlib.sha256(file.read_bytes() + (recording.path / "rig.toml").read_bytes()).hexdigest()[:16]
     made_from = (
         f"{recording.path.resolve().name}, {rows.source}, {digest}, truth {with_truth}, {size} px, format {FORMAT}"
@@ -90,8 +87,7 @@ def crop_set_of_recording(
     with suppress(CropSetError, ArrayFileError):
         if (found := CropSet(path)).made_from == made_from:
             return found
-    for old in (path, path.with_name(path.name + ".partial")):
-        shutil.rmtree(old, ignore_errors=True)  # what is there can be built again, as now
+    shutil.rmtree(path, ignore_errors=True)  # what is there can be built again, as now
     truth = Recorded(recording.path) if with_truth else None
     sets = planned_sets(recording)
     hands: dict[int, list[slice]] = {}

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -108,7 +108,7 @@ UNKNOWN = HandTruth(np.full((21, 3), np.nan), HandParameters(*(np.full(count, np
 
 class CropSetWriter:
     """Writes a crop set. A context manager: the set is whole when the block ends; until then, and after any error, it is
-    the folder `<path>.partial`."""
+    the folder `<path>.partial`, which the next one replaces."""
 
     def __init__(self, path: Path, size: int = SIZE, margin: float = MARGIN, made_from: str = "") -> None:
         """
@@ -125,7 +125,7 @@ class CropSetWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._folder = stack.enter_context(partial_folder(self._path))
+            self._folder = stack.enter_context(_new_folder(self._path))
             self._file = stack.enter_context((self._folder / _CROPS).open("wb"))
             self._open = stack.pop_all()
         return self
@@ -159,14 +159,16 @@ class CropSetWriter:
 
     def _full(self, error: OSError) -> OSError:
         return OSError(
-            f"{self._folder / _CROPS} is cut off ({error.strerror}): make room on the disk, remove {self._folder} and "
-            "build the set again"
+            f"{self._folder / _CROPS} is cut off ({error.strerror}): make room on the disk and start again; until then "
+            f"{self._folder} may be removed"
         )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
+            with suppress(OSError):  # what is not yet written of a set that is given up
+                self._file.close()
             self._open.__exit__(kind, error, trace)
             return
         with self._open:
@@ -295,7 +297,7 @@ def copy_with_labels(crops: CropSet, path: Path, pixels: FloatArray, confidence:
         OSError: the set cannot be written.
     """
     index = load_arrays(crops.path / _INDEX, {}, _ADVICE)
-    with partial_folder(path) as folder:
+    with _new_folder(path) as folder:
         try:
             os.link(crops.path / _CROPS, folder / _CROPS)
         except OSError:
@@ -303,6 +305,14 @@ def copy_with_labels(crops: CropSet, path: Path, pixels: FloatArray, confidence:
         labels = {"pixels": pixels, "confidence": confidence, "made_from": np.asarray(made_from)}
         save_arrays(folder / _INDEX, index | labels)
     return CropSet(path)
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """`partial_folder` in the place of what an interrupted run left there: crops can be cut again."""
+    shutil.rmtree(path.with_name(path.name + ".partial"), ignore_errors=True)
+    with partial_folder(path) as folder:
+        yield folder
 
 
 def _packed(mask: NDArray[np.bool_]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hamuco.training.checkpoint import write_whole
 from hamuco.training.losses import LossWeights
 from hamuco.training.validation import FIGURES
 
@@ -33,12 +35,15 @@ class TrainingLog:
         self.path = out / LOG
         self._columns = ["step", "learning_rate", "crops_per_s", *LOSSES, *FIGURES]
         rows = [row for row in read_log(self.path) if row["step"] <= after] if after and self.path.is_file() else []
-        self._file = self.path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
+        kept = io.StringIO(newline="")
+        self._writer = csv.writer(kept)
         self._writer.writerow(self._columns)
-        self._board = _tensor_board(out, after)
         for row in rows:
             self._put(row)
+        write_whole(self.path, kept.getvalue().encode())
+        self._file = self.path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._board = _tensor_board(out, after)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row; it is on the disk when this returns. Raises OSError where the disk is full."""
@@ -107,7 +112,9 @@ def draw_curves(out: Path) -> Path | None:
             axes.yaxis.set_major_formatter(LogFormatter())
             axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
             axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
-    figure.savefig(out / CURVES, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_whole(out / CURVES, picture.getbuffer())
     return out / CURVES
 
 

@@ -67,8 +67,13 @@ def write_bundle(network: HaMuCo, hand: HandModel, card: Card, out: Path, half: 
             save_hand_model(hand, folder / HAND)
             write_card(card, folder)
             _compare(network, load_bundle(folder))
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder)
+            if isinstance(error, OSError):
+                raise OSError(
+                    f"{out} cannot be written ({error.strerror or error}): nothing is left of it; make room on the disk, "
+                    "or choose another place"
+                ) from error
             raise
     return load_bundle(out)
 

@@ -13,7 +13,7 @@ from time import perf_counter
 
 from hamuco.training.augment import PLAIN
 from hamuco.training.batch import Batch, to_device
-from hamuco.training.checkpoint import Checkpoint, save_checkpoint
+from hamuco.training.checkpoint import Checkpoint, save_checkpoint, write_whole
 from hamuco.training.config import TrainConfig, config_text
 from hamuco.training.curves import TrainingLog, draw_curves
 from hamuco.training.loader import LoaderOptions, batches
@@ -46,7 +46,7 @@ class Keeper:
             ValueError, OSError: a source of the validation cannot be read, or does not know what decides.
         """
         config = self._config
-        (self._out / CONFIG).write_text(config_text(config), encoding="utf-8")
+        write_whole(self._out / CONFIG, config_text(config).encode())
         size = config.model.estimator.image_size
         sources = [
             prepare(one, size, config.views, self._out, True, self._progress) for one in config.validation.sources

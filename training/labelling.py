@@ -61,6 +61,11 @@ def label_recording(
         ValueError: the recording has one camera only.
         OSError: the labels cannot be written.
     """
+    if len(recording.rig) < 2:
+        raise ValueError(
+            f"{recording.path} has one camera: these labels need hands that two see at least; labels of one can come from "
+            "OpenPose, see `hamuco label --help`"
+        )
     sets = planned_sets(recording)
     pieces = [range(start, min(start + chunk, len(sets))) for start in range(0, len(sets), chunk)]
     # The next piece warms up while this one ends; of short pieces, several do.

@@ -114,7 +114,8 @@ class Labels:
         if self.cameras != recording.rig.names or self.recording != fingerprint(recording):
             raise LabelsError(
                 f"the labels by {self.source} are not of {recording.path}: they are of cameras "
-                f"{', '.join(self.cameras)} and {self.sets} sets, or the recording's times were changed since: {_ADVICE}"
+                f"{', '.join(self.cameras)} and {self.sets} sets, or the recording's times were changed since; make its own "
+                f"with `hamuco label {recording.path}`"
             )
 
 
@@ -150,6 +151,25 @@ def collect(source: str, recording: Recording, sets: int, rows: Sequence[Label])
 def fingerprint(recording: Recording) -> str:
     """Of the capture times, which say which frames form a set."""
     return hashlib.sha256((recording.path / "timestamps.csv").read_bytes()).hexdigest()[:16]
+
+
+def labels_of(recording: Recording, name: str) -> Labels:
+    """The labels of a recording that have this name.
+
+    Raises:
+        FileNotFoundError: there are none.
+        LabelsError, ArrayFileError: they are damaged, or of another recording.
+    """
+    file = labels_path(recording, name)
+    if not file.is_file():
+        others = ", ".join(sorted(one.stem for one in file.parent.glob("*.npz")))
+        raise FileNotFoundError(
+            f"{recording.path} has no labels named {name}{f', but {others}' if others else ''}: make them with "
+            f"`hamuco label {recording.path}{' --openpose FOLDER' if name == 'openpose' else ''}`"
+        )
+    labels = Labels.load(file)
+    labels.check(recording)
+    return labels
 
 
 def labels_path(recording: Recording, name: str) -> Path:

@@ -91,7 +91,7 @@ def batches(
         CropSetError: a crop set is damaged, or has no sample.
         GraphicsError, CropWorkerError: see `CropStream`.
     """
-    counts = _counts(sources, options.batch)
+    counts = samples_per_source([source.share for source in sources], options.batch)
     stored = [
         (source.crops, number) for source, number in zip(sources, counts, strict=True) if isinstance(source.crops, Path)
     ]
@@ -294,10 +294,14 @@ def _join(parts: Sequence[Batch]) -> Batch:
     )
 
 
-def _counts(sources: Sequence[Source], batch: int) -> list[int]:
-    """Samples of each source in a batch: as their shares say, those that lose most by rounding first."""
-    shares = np.array([source.share for source in sources], np.float64)
-    if not len(sources) or not (shares > 0).all() or not np.isfinite(shares).all():
+def samples_per_source(wanted: Sequence[float], batch: int) -> list[int]:
+    """How many samples of a batch are of each source: as their shares say, those that lose most by rounding first.
+
+    Raises:
+        ValueError: no source, or a share that is none; a batch too small for every source to be in it.
+    """
+    shares = np.array(wanted, np.float64)
+    if not len(shares) or not (shares > 0).all() or not np.isfinite(shares).all():
         raise ValueError(f"shares of the sources are {shares.tolist()}, expected one source or more, all above 0")
     exact = shares / shares.sum() * batch
     counts = np.floor(exact).astype(int)

@@ -7,6 +7,7 @@ confidence and truth that is not known neither add to it nor are counted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -46,6 +47,11 @@ class LossWeights:
     """Entries of the rotation matrices are the true ones, both hands."""
     true_betas: float = 0.0
     """Shapes are the true ones, in standard deviations."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if not 0 <= (weight := getattr(self, one.name)) < math.inf:
+                raise ValueError(f"{one.name} is {weight:g}, expected 0 or more, and finite")
 
     @property
     def refine(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from hamuco.training.crop_builders import LabelKind, crop_set_of_dataset, crop_s
 from hamuco.training.crop_set import MARGIN, CropSet
 from hamuco.training.datasets.freihand import FreiHAND
 from hamuco.training.datasets.hanco import HanCo
+from hamuco.training.datasets.recorded import Recorded
 from hamuco.training.datasets.sample import Dataset
+from hamuco.training.labels import labels_of
 from hamuco.training.loader import Source
 from hamuco.training.synthetic.crops import CropOptions
 from hamuco.training.synthetic.look import Preset
@@ -100,6 +103,18 @@ Progress = Callable[[str, int, int], None]
 """Is called with what is done, how much of it is done, and how much there is."""
 
 
+def check(source: SourceConfig, validation: bool) -> None:
+    """Raise at once what `prepare` would raise of data that is not there: before it, others may be cut for hours."""
+    if source.crops is not None:
+        CropSet(source.crops)
+    elif source.recording is not None:
+        labels_of(Recording.open(source.recording), source.labels or "landmarks")
+        if source.truth:
+            Recorded(source.recording)
+    elif source.synthetic is None:
+        _dataset(source, validation)
+
+
 def prepare(
     source: SourceConfig, image_size: int, views: int, out: Path, validation: bool, progress: Progress
 ) -> Source:
@@ -137,16 +152,19 @@ def prepare(
         recording = Recording.open(source.recording)
         crops = crop_set_of_recording(recording, source.labels or "landmarks", size, source.truth, cutting)
         return Source(crops.path, source.share)
-    dataset: Dataset
-    if source.hanco is not None:
-        dataset = HanCo(source.hanco, "test") if validation else HanCo(source.hanco, "train", "rgb")
-        name = f"hanco-{'test' if validation else 'train'}"
-    else:
-        assert source.freihand is not None
-        dataset = FreiHAND(source.freihand, "evaluation" if validation else "training")
-        name = f"freihand-{'evaluation' if validation else 'training'}"
+    dataset, name = _dataset(source, validation)
     path = out / "crops" / f"{name}-{labels}-{size}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         crop_set_of_dataset(dataset, path, labels, size, progress=cutting)
     return Source(CropSet(path).path, source.share)
+
+
+def _dataset(source: SourceConfig, validation: bool) -> tuple[Dataset, str]:
+    """A published data set, or the part of it to validate on, and a name for its crops."""
+    if source.hanco is not None:
+        dataset = HanCo(source.hanco, "test") if validation else HanCo(source.hanco, "train", "rgb")
+        return dataset, f"hanco-{'test' if validation else 'train'}"
+    assert source.freihand is not None
+    split: Literal["evaluation", "training"] = "evaluation" if validation else "training"
+    return FreiHAND(source.freihand, split), f"freihand-{split}"

@@ -34,7 +34,7 @@ from hamuco.training.losses import losses
 from hamuco.training.networks import backbones
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.processes import Process, this_process
-from hamuco.training.sources import Progress, prepare
+from hamuco.training.sources import Progress, check, prepare
 from hamuco.training.weights import Weights, take_weights, weights_of
 
 BAD_BATCH = "bad_batch.pt"
@@ -73,10 +73,11 @@ def train(
     with this_process(config.run.device) as here, ExitStack() as stack:
         with here.before_the_others():
             checkpoint = _begin(config, out, resume, here, tell)
-            if checkpoint is not None and checkpoint.step == config.steps:
-                return
-            size, views = config.model.estimator.image_size, config.views
-            sources = [prepare(one, size, views, out, False, progress) for one in config.sources]
+        if checkpoint is not None and checkpoint.step == config.steps:
+            return
+        for validation, given in ((False, config.sources), (True, config.validation.sources)):
+            for source in given:
+                check(source, validation)
         torch.manual_seed(config.seed)
         network = HaMuCo(config.model, hand_model).to(here.device)
         optimizer = torch.optim.AdamW(
@@ -93,6 +94,10 @@ def train(
             take_weights(network, weights_of(config.start.estimator), hand_model, estimator_only=True)
         elif config.start.backbone is not None:
             backbones.load_weights(network.estimator.backbone, config.start.backbone)
+        with here.before_the_others():  # after all that can fail at once, as it may take hours
+            _make_folder(out)
+            size, views = config.model.estimator.image_size, config.views
+            sources = [prepare(one, size, views, out, False, progress) for one in config.sources]
 
         network.train()
         refine = config.loss.weights.refine
@@ -136,8 +141,7 @@ def train(
 
 
 def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Tell) -> Checkpoint | None:
-    """Make the folder, and read the checkpoint to go on from, if there is one."""
-    out.mkdir(parents=True, exist_ok=True)
+    """The checkpoint to go on from, if there is one."""
     if not (out / LAST).is_file():
         if resume and here.first:
             tell(f"{out} has no checkpoint yet: the training begins anew")
@@ -146,9 +150,18 @@ def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Te
         raise TrainingError(f"{out} has a training already: go on with --resume, or choose another folder with --out")
     checkpoint = load_checkpoint(out / LAST)
     check_same_training(out / LAST, checkpoint, config_values(config), here.ranks)
-    if here.first:
+    if here.first and checkpoint.step == config.steps:
+        tell(f"{out} has all of its {config.steps} steps already: nothing to do")
+    elif here.first:
         tell(f"going on after step {checkpoint.step} of {config.steps}")
     return checkpoint
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"folder {out} cannot be made ({error.strerror}): choose another with --out") from error
 
 
 def _loader_options(config: TrainConfig, here: Process) -> LoaderOptions:

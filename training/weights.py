@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from hamuco.training.checkpoint import CheckpointError, load_checkpoint
 from hamuco.training.config import TrainConfig, config_from
 from hamuco.training.networks.hamuco import HaMuCo, HaMuCoConfig
 from hamuco.training.structuring import StructureError, structure
+
+_MOST_SAID = 200  # of torch's lists, which name every weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +65,8 @@ def take_weights(network: HaMuCo, weights: Weights, hand_model: HandModel, estim
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise CheckpointError(
-            f"{path} does not fit this network, which is configured as [model] says: {reason}"
+            f"{path} does not fit this network, which is configured as start.network and [model] say: "
+            f"{shorten(reason, _MOST_SAID, placeholder=' ...')} Take them over from the training that it is of"
         ) from error
 
 
