@@ -6,10 +6,11 @@ import importlib.util
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command_line import COMMAND, clean_environment, hamuco, one_line
+from command_line import clean_environment, hamuco, one_line
 from small_training import small_config, write_drawn_hands
 
 from hamuco.training.config import config_text
@@ -71,21 +72,31 @@ def test_too_little_memory_is_said(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
     write_drawn_hands(tmp_path / "hands", 4)
-    config = small_config(Path("hands"), steps=200, validation={"sources": []}, run={"checkpoint_every": 10})
+    config = small_config(Path("hands"), steps=60, validation={"sources": []}, run={"checkpoint_every": 10})
     (tmp_path / "mine.toml").write_text(config_text(config))
+    # A shell starts background jobs with Ctrl-C ignored, and they pass that on.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from hamuco.app.cli import main; main()"
     started = subprocess.Popen(
-        [*COMMAND, "train", "mine.toml"], cwd=tmp_path, env=clean_environment(), text=True, stdout=subprocess.PIPE,
+        [sys.executable, "-c", code, "train", "mine.toml"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        text=True,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert started.stdout is not None
-    while not started.stdout.readline().startswith("step 14 of 200"):
-        assert started.poll() is None
-    started.send_signal(signal.SIGINT)
-    _, errors = started.communicate(timeout=60)
+    )
+    try:
+        assert started.stdout is not None
+        while not started.stdout.readline().startswith("step 14 of 60"):
+            assert started.poll() is None
+        started.send_signal(signal.SIGINT)
+        _, errors = started.communicate(timeout=60)
+    finally:
+        started.kill()
     assert started.returncode == 130
     assert one_line(errors).startswith("interrupted: with --resume it goes on from the last checkpoint in runs/mine")
     assert not list((tmp_path / "runs" / "mine").glob("*.unfinished"))
     resumed = hamuco("train", "mine.toml", "--resume", folder=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert re.match(r"going on after step \d+0 of 200", resumed.stdout)
-    assert [row["step"] for row in read_log(tmp_path / "runs" / "mine" / LOG)] == list(range(2, 201, 2))
+    assert re.match(r"going on after step \d+0 of 60", resumed.stdout)
+    assert [row["step"] for row in read_log(tmp_path / "runs" / "mine" / LOG)] == list(range(2, 61, 2))

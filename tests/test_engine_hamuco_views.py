@@ -14,7 +14,7 @@ from hamuco.capture.frame import Frame, FrameSet
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.crops import CropCamera
 from hamuco.engine.hamuco import HaMuCoNetworks
-from hamuco.engine.hamuco_views import HaMuCoEstimator, right_crops
+from hamuco.engine.hamuco_views import SIGMA, HaMuCoEstimator, right_crops
 from hamuco.engine.landmarks import LandmarkEstimator, regions_from_joints
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.hand import Side
@@ -67,7 +67,7 @@ def test_perfect_networks_make_rays_through_the_true_joints(
         away = joints - region.camera.centre
         np.testing.assert_allclose(view.rays, away / np.linalg.norm(away, axis=1, keepdims=True), rtol=0, atol=1e-9)
         assert (view.region, view.t_capture_ns) == (region, 7)
-        assert view.ray_sigma == 0.03 * region.crop.half_angle
+        assert view.ray_sigma == SIGMA * region.crop.half_angle
 
 
 def test_a_left_hand_is_a_right_one_in_a_mirror(networks: HaMuCoNetworks) -> None:
