@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hand_model import HandModel, load_hand_model
+
+# A script that starts the tests in its background has them ignore this, and their processes too, some of which are to be
+# interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
