@@ -117,7 +117,7 @@ class CPUChain:
 
 
 class TorchChain:
-    """The networks in PyTorch, in single precision, with the meshes of every view's hand, single and refined, as training
+    """The networks in PyTorch, in single precision (of a GPU: as torch's defaults take it, TF32 in convolutions), with the meshes of every view's hand, single and refined, as training
     has them; on a GPU if torch finds one. Crops and fusion are the CPU's.
     """
 

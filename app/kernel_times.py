@@ -234,6 +234,8 @@ def _launch_us(device: Device, launch: Callable[[int], None]) -> float:
         for _ in range(_PER_GRAPH):
             launch(stream.handle)
 
+    launch(stream.handle)  # what fails, fails here and not in a graph
+    stream.synchronize()
     graph, times = device.capture(stream, launches), []
     for _ in range(_GRAPHS + 3):
         begin.record(stream)

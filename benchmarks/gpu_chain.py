@@ -4,7 +4,7 @@ the least that arithmetic and memory allow.
     python benchmarks/gpu_chain.py [--network hamuco-r50] [--views 8] [--hands 2] [--rounds 300] [--out FOLDER]
 
 From images in memory to fused meshes in memory. Plain PyTorch is the networks' own forward pass under autocast, of crops
-that are on the GPU already, without fusion: less work than the chain has. The floors count the networks alone: their
+that are on the GPU already, without fusion; it skins the meshes of all views twice, the chain once. The floors count the networks alone: their
 multiplications at the rate of a large product of half-precision matrices, measured here; and their weights, read once, and
 their maps, written and read once, at the rate of a large copy, measured here too. Needs `make kernels`.
 """

@@ -271,10 +271,11 @@ class TorchGpuRuntime:
         if plan.graph is None:
             for _ in range(_WARM_UP):
                 self._chain(plan)
-            plan.graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph()
             # Other threads may go on allocating. Graphs share memory, since only one of them runs at a time.
-            with torch.cuda.graph(plan.graph, self._pool, self._compute, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, self._compute, capture_error_mode="thread_local"):
                 self._chain(plan)
+            plan.graph = graph
         return plan.graph
 
     @torch.inference_mode()
