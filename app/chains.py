@@ -169,7 +169,7 @@ class GPUChain:
         """`device`: torch's name of the one that has the kernels."""
         import torch
 
-        self._network, self.kernels, self._device = network, kernels, device
+        self._network, self._kernels, self._device = network, kernels, device
         self._scene: Scene | None = None
         self.name = f"torch {torch.__version__} {kernels.dtype}, own kernels, one graph"
 
@@ -180,7 +180,7 @@ class GPUChain:
             cameras = {region.camera.name: region.camera for regions in scene.hands for region in regions}
             self._scene, self._runtime = (
                 scene,
-                TorchGpuRuntime(self._network, list(cameras.values()), self.kernels, self._device),
+                TorchGpuRuntime(self._network, list(cameras.values()), self._kernels, self._device),
             )
         began = time.perf_counter()
         self._runtime.start(scene.images, scene.hands)

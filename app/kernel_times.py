@@ -1,8 +1,8 @@
 """`hamuco bench kernels`: each CUDA kernel by itself, beside the bytes that it has to move; and hands skinned on the CPU.
 
-A kernel's time is that of a launch within a CUDA graph of many. Its floor is what the device takes to copy as many bytes as
-the kernel's arguments and results have, each moved once: of small launches both are far below what a launch costs, and
-their data stay in the cache. The copy is measured too.
+A kernel's time is that of a launch within a CUDA graph of many. Beside it is what the device takes to copy as many bytes as the
+kernel's arguments and results have, each moved once, at the rate of a copy that no cache holds, measured here. It is a floor
+only for large launches: the data of small ones stay in the cache, and a launch costs more than either.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class KernelTime:
         hands: how many (or crops).
         microseconds: median of one launch.
         moved: bytes that have to be read and written once; None of what runs on the CPU.
-        floor: microseconds in which the device copies as many.
+        copy: microseconds in which the device copies as many.
     """
 
     kernel: str
     hands: int
     microseconds: float
     moved: int | None = None
-    floor: float | None = None
+    copy: float | None = None
 
 
 class _Arrays:
@@ -112,12 +112,12 @@ def print_times(title: str, times: list[KernelTime], console: Console) -> None:
     measured = any(one.moved is not None for one in times)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("")
-    for head in ("hands", "us, p50", *(("kB", "floor, us", "of it") if measured else ())):
+    for head in ("hands", "us, p50", *(("kB", "copy, us", "of it") if measured else ())):
         table.add_column(head, justify="right")
     for one in times:
         cells = [str(one.hands), f"{one.microseconds:.1f}"]
-        if one.moved is not None and one.floor is not None:
-            cells += [f"{one.moved / 1e3:.0f}", f"{one.floor:.2f}", f"{100 * one.floor / one.microseconds:.0f} %"]
+        if one.moved is not None and one.copy is not None:
+            cells += [f"{one.moved / 1e3:.0f}", f"{one.copy:.2f}", f"{100 * one.copy / one.microseconds:.0f} %"]
         table.add_row(one.kernel, *cells)
     console.print(table)
 
@@ -150,13 +150,13 @@ def _torch_layers(
 
 
 def _crop(kernels: Kernels, model: HandModel, arrays: _Arrays, count: int) -> Callable[[int], None]:
-    """Crops of one camera, a pixel of the crop for one of the image: each reads about as many as it writes."""
+    """Crops of one place in one image, a pixel of the crop for one of the image: what is read is counted once."""
     width, height, focal = 1280, 720, 900.0
     matrix = np.array([[focal, 0, 639.5], [0, focal, 359.5], [0, 0, 1]])
     camera = Camera("camera", (width, height), matrix, np.array([0.1, -0.2, 0.001, 0.001, 0.05]), np.eye(4))
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     frame = camera_frame(camera, image.shape, image.strides[0], arrays.put(image))
-    arrays.size = 3 * _CROP**2 * count
+    arrays.size = 3 * _CROP**2
     region = Region(camera, CropCamera(np.eye(3), focal, _CROP), 0, right=True)
     crops = arrays.put(np.stack([crop_view(region, 0, _CROP)] * count))
     frames, out = arrays.put(frame[None]), arrays.room(kernels.dtype, count, 3, _CROP, _CROP)

@@ -25,7 +25,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from hamuco.app.chains import GPUChain, Scene, scene_of
+from hamuco.app.chains import Scene, scene_of
 from hamuco.app.offline import DEMO_CLIP
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import load_driver
@@ -40,7 +40,7 @@ PRODUCT, COPY_BYTES = 8192, 2**30
 
 
 def random_network(name: str) -> HaMuCo:
-    """Weights of the last layers too, which training starts at zero: hands that all look alike would not be fused."""
+    """Weights of the last layers too, which training starts at zero: what was computed before them would not count."""
     torch.manual_seed(0)
     network = HaMuCo(default_config(name), load_hand_model()).eval()
     for module in network.modules():
@@ -108,7 +108,7 @@ def main() -> None:
     network = random_network(options.network)
     size = network.config.estimator.image_size
     scene = scene_of(islice(Recorded(DEMO_CLIP), 0, None, 10), options.views, options.hands)
-    chain = GPUChain(network, Kernels(Device(load_driver())))
+    kernels = Kernels(Device(load_driver()))
     cameras = [region.camera for region in scene.hands[0]]
 
     shape = (options.hands, options.views)
@@ -120,9 +120,9 @@ def main() -> None:
         with torch.inference_mode(), torch.autocast("cuda", torch.float16):
             return on_gpu(views)
 
-    rows = {"chain, one graph": milliseconds(lambda: chain(scene), options.rounds)}
+    rows: dict[str, np.ndarray] = {}
     for last in (False, True):
-        runtime = TorchGpuRuntime(network, cameras, chain.kernels, channels_last=last)
+        runtime = TorchGpuRuntime(network, cameras, kernels, channels_last=last)
 
         def one_set(runtime: TorchGpuRuntime = runtime) -> object:
             runtime.start(scene.images, scene.hands)
@@ -145,7 +145,7 @@ def main() -> None:
         with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as record:
             for _ in range(20):
                 one_set()
-        text = record.key_averages().table(sort_by="cuda_time_total", row_limit=40, max_name_column_width=80)
+        text = record.key_averages().table(sort_by="device_time_total", row_limit=40, max_name_column_width=80)
         (options.out / "profile.txt").write_text(text, encoding="utf-8")
 
 

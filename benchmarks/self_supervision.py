@@ -255,6 +255,8 @@ def main() -> None:
     parser.add_argument("--longer-steps", type=int, default=8000, help="of the training after the second stage")
     parser.add_argument("--processes", type=int, default=1, help="that train together, of CPU cores or GPUs")
     options = parser.parse_args()
+    if options.processes < 1 or BATCH % options.processes:
+        parser.error(f"--processes {options.processes} does not divide the {BATCH} hands of a step")
     folder, views = options.folder, options.views
     with Progress() as progress:
         make_crops(folder, options.samples, options.validation, views, progress)

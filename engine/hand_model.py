@@ -159,7 +159,7 @@ def forward_rotations(
 def skin(
     model: HandModel, global_orient: ArrayLike, hand_pose: ArrayLike, betas: ArrayLike, transl: ArrayLike
 ) -> NDArray[np.float32]:
-    """The vertices (..., N, 3) of `forward` alone, in single precision: half the time, for streams and pictures."""
+    """The vertices (..., N, 3) of `forward` alone, in single precision, which is faster: for streams and pictures."""
     shapes, moved = np.asarray(betas, np.float64), np.asarray(transl, np.float32)[..., None, :]
     rotations = pose_rotations(model, global_orient, hand_pose)
     transforms, _ = bone_transforms(rotations, rest_joints(model, shapes))
@@ -177,7 +177,7 @@ def _pose_feature(model: HandModel, rotations: FloatArray) -> FloatArray | None:
 def _skinned(
     planes: _Planes, transforms: FloatArray, betas: FloatArray, feature: FloatArray | None
 ) -> NDArray[np.floating]:
-    """Vertices (..., 3, N): with each coordinate in a row of its own, numpy is some three times as fast."""
+    """Vertices (..., 3, N): with each coordinate in a row of its own, numpy is over twice as fast."""
     template, shapedirs, posedirs, weights = planes
     dtype, count = template.dtype, weights.shape[1]
     rest = template + betas.astype(dtype) @ shapedirs

@@ -39,7 +39,7 @@ def test_every_kernel_is_measured_for_every_size(tmp_path: Path) -> None:
     vertices = len(MODEL.v_template)
     assert skin.moved == pytest.approx(vertices * (72 + 3 * 4) + 6 * vertices + 17_000, rel=0.05)
     assert all(one.microseconds == pytest.approx(1500 / 20) for one in times)  # 1.5 ms between any two events
-    assert all(one.floor == pytest.approx(one.moved / (2**29 / 75)) for one in times if one.moved)
+    assert all(one.copy == pytest.approx(one.moved / (2**29 / 75)) for one in times if one.moved)
 
 
 def test_hands_are_skinned_on_the_cpu() -> None:
