@@ -42,6 +42,7 @@ class AccuracyOptions:
         protocol: one of `PROTOCOLS`.
         live: for recordings, also run the live pipeline.
         limit: only so many moments of each data set, from the first.
+        views: only these numbers of them; None for all.
         bundle: trained networks to measure besides.
 
     Raises:
@@ -52,6 +53,7 @@ class AccuracyOptions:
     protocol: str = "metric"
     live: bool = True
     limit: int | None = None
+    views: tuple[int, ...] | None = None
     bundle: Bundle | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ def bench_accuracy(
     evaluations = []
     for dataset in opened:
         with progress(dataset.name) as tell:
-            evaluation = evaluate(dataset, observer, make_methods, protocol, options.limit, tell)
+            evaluation = evaluate(dataset, observer, make_methods, protocol, options.limit, tell, options.views)
         if options.live and isinstance(dataset, Recorded):
             live = _live_scores(dataset, evaluation.subsets, options, progress)
             evaluation = replace(evaluation, scores={**evaluation.scores, **live})

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from hamuco.app.offline import TABLES, DatasetOption, LimitOption, LiveOption, ProtocolOption, TablesOption, accuracy
+from hamuco.app.offline import (
+    TABLES,
+    DatasetOption,
+    LimitOption,
+    LiveOption,
+    ProtocolOption,
+    TablesOption,
+    ViewsOption,
+    accuracy,
+)
 from hamuco.engine.bundle import Bundle
 
 
@@ -41,6 +50,7 @@ def evaluate(
     protocol: ProtocolOption = "metric",
     live: LiveOption = True,
     limit: LimitOption = None,
+    views: ViewsOption = None,
 ) -> None:
     """How good is a trained network? Its rows beside those of the default methods, as hamuco bench accuracy has them.
 
@@ -55,7 +65,7 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="hamuco-") as folder:
         if model.is_file():
             model = _export(model, Path(folder) / "bundle", model.stem, "not stated", half=False).path
-        accuracy(paths, dataset=dataset, out=out, protocol=protocol, live=live, limit=limit, model=model)
+        accuracy(paths, dataset=dataset, out=out, protocol=protocol, live=live, limit=limit, views=views, model=model)
 
 
 def _export(checkpoint: Path, bundle: Path, name: str, licence: str, half: bool) -> Bundle:

@@ -35,6 +35,10 @@ ProtocolOption = Annotated[
 ]
 LiveOption = Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")]
+ViewsOption = Annotated[
+    str | None,
+    typer.Option(help="Only these numbers of views, such as 2,4. Otherwise 2, 3, 4, 8 and as many as there are."),
+]
 TABLES = Path("accuracy")
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the software does, on this machine and on your data.")
@@ -126,6 +130,7 @@ def accuracy(
     protocol: ProtocolOption = "metric",
     live: LiveOption = True,
     limit: LimitOption = None,
+    views: ViewsOption = None,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -148,8 +153,9 @@ def accuracy(
     from hamuco.engine.bundle import load_bundle
 
     bundle = None if model is None else load_bundle(model)
+    numbers = None if views is None else tuple(_numbers("--views", views))
     with _wrong_use():
-        options = AccuracyOptions(out=out, protocol=protocol, live=live, limit=limit, bundle=bundle)
+        options = AccuracyOptions(out, protocol, live, limit, numbers, bundle)
         if dataset is not None:
             dataset_reader(dataset)
     if dataset is not None and not paths:

@@ -202,6 +202,16 @@ def test_a_data_set_that_cannot_be_measured_says_why() -> None:
         evaluate(HandsInTheAir(ring_rig(2), []), exact)
 
 
+def test_only_the_wanted_numbers_of_views_are_measured() -> None:
+    dataset = HandsInTheAir(ring_rig(4), places(3))
+    everything, chosen = evaluate(dataset, exact), evaluate(dataset, exact, views=[4, 2, 7])
+    assert set(everything.subsets) == {2, 3, 4}
+    assert chosen.subsets == {views: everything.subsets[views] for views in (2, 4)}
+    assert chosen.methods == everything.methods
+    with pytest.raises(EvaluationError, match="air is not measured with 5 or 8 views: choose of 2, 3, 4"):
+        evaluate(dataset, exact, views=[5, 8])
+
+
 def test_another_definition_of_the_joints_is_noticed_and_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     dataset = HandsInTheAir(ring_rig(2), places(4), joint_definition="MANO joints")

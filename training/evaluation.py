@@ -7,7 +7,7 @@ is of is given too. Otherwise methods do not know the truth. Every method sees t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice, product
 
@@ -110,6 +110,7 @@ def evaluate(
     protocol: Protocol = METRIC,
     limit: int | None = None,
     progress: Progress = lambda done, total: None,
+    views: Collection[int] | None = None,
 ) -> Evaluation:
     """Every method on every subset of the cameras, in one pass over the data set.
 
@@ -120,9 +121,11 @@ def evaluate(
         protocol: what figures are aligned by.
         limit: only so many samples, from the first; None for all.
         progress: called after every sample with how many are done and how many there are.
+        views: only these numbers of them; None for all that `view_subsets` finds.
 
     Raises:
-        EvaluationError: the data set has no truth, no hand, or too few cameras for every method.
+        EvaluationError: the data set has no truth, no hand, or too few cameras for every method; or there are no subsets
+            of so many views.
     """
     if not dataset.has_truth:
         raise EvaluationError(f"{dataset.name} has no truth: nobody knows where its hands were")
@@ -132,7 +135,7 @@ def evaluate(
     sequence = ""
     for number, sample in enumerate(islice(dataset, total)):
         if not runs and sample.hands:
-            runs = _start(dataset, sample, make_methods)
+            runs = _start(dataset, sample, make_methods, views)
             for run in runs:
                 tallies |= {(method.name, run.views): Tally(protocol, run.views) for method in run.methods}
         if sample.sequence != sequence:
@@ -168,7 +171,7 @@ class _Run:
         return len(self.cameras)
 
 
-def _start(dataset: Dataset, sample: Sample, make_methods: MakeMethods) -> list[_Run]:
+def _start(dataset: Dataset, sample: Sample, make_methods: MakeMethods, wanted: Collection[int] | None) -> list[_Run]:
     """Fresh methods for every subset of the cameras of a sample, by number of views."""
     needed = min(method.min_views for method in make_methods())
     subsets = view_subsets(sample.cameras, _centre(sample), needed)
@@ -177,9 +180,15 @@ def _start(dataset: Dataset, sample: Sample, make_methods: MakeMethods) -> list[
             f"{dataset.name} has {len(sample.cameras)} camera a sample, and every method needs {needed} or more: "
             "choose a data set with several views"
         )
+    if wanted is not None and not subsets.keys() & set(wanted):
+        raise EvaluationError(
+            f"{dataset.name} is not measured with {' or '.join(map(str, wanted))} views: choose of "
+            f"{', '.join(map(str, subsets))}"
+        )
     return [
         _Run(cameras, tuple(method for method in make_methods() if method.min_views <= views))
         for views, chosen in subsets.items()
+        if wanted is None or views in wanted
         for cameras in chosen
     ]
 
