@@ -6,7 +6,8 @@
 Makes all that it needs in FOLDER, and what is there already is not made again. Hands are rendered, and labelled by the
 landmark network, which was trained on real hands; training sees these labels and the cameras, and no 3D truth. In a first
 stage the estimator learns from the labels by itself. With its weights every variant begins a second stage, of the same
-number of steps; HaMuCo is then trained on for longer. They are measured, with truth, on hands of another seed.
+number of steps; HaMuCo is then trained on for longer, and once more for half as long. They are measured, with truth, on
+hands of another seed.
 
 "Labels triangulated" takes the labels of the same views: RANSAC over pairs of views, then reweighted least squares. All is
 measured with as many views as training has, and with two of them.
@@ -58,10 +59,12 @@ LABEL_SIGMA = 0.03  # half crops: what tracking assumes of the landmark network
 NAN = float("nan")
 
 # What every variant changes in the configuration.
-FULL, LONGER, LABELS, BASELINE = "HaMuCo", "HaMuCo, longer", "labels triangulated", "no cross-view network"
+FULL, LABELS, BASELINE = "HaMuCo", "labels triangulated", "no cross-view network"
+LONGER, LONGEST = "HaMuCo, longer", "HaMuCo, longest"  # each goes on from the one before
 VARIANTS: dict[str, dict[str, Any]] = {
     FULL: {},
     LONGER: {},
+    LONGEST: {"": {"learning_rate": 5e-4}},
     BASELINE: {
         "loss.weights": {"refined_pixels": 0.0, "consistency": 0.0, "distillation": 0.0, "refined_pose_prior": 0.0}
     },
@@ -111,7 +114,7 @@ def configuration(options: argparse.Namespace, steps: int, changes: dict[str, An
     }
     for table, entries in changes.items():
         place = values
-        for name in table.split("."):
+        for name in filter(None, table.split(".")):
             place = place[name]
         place |= entries
     return values
@@ -269,8 +272,9 @@ def main() -> None:
     checkpoint = estimator
     for method, changes in VARIANTS.items():
         start, steps = {"estimator": str(estimator)}, options.steps
-        if method == LONGER:  # goes on from the one before
-            start, steps = {"weights": str(checkpoint)}, options.longer_steps
+        if method in (LONGER, LONGEST):
+            start = {"weights": str(checkpoint)}
+            steps = options.longer_steps if method == LONGER else options.longer_steps // 2
         checkpoint = run_training(options, method, configuration(options, steps, {"start": start, **changes}))
         rows += [measured(*part, method, checkpoint, hands[part]) for part in parts]
         show(rows, folder)
