@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -16,9 +17,11 @@ from rich.text import Text
 
 from hamuco.app.truth_monitor import FARTHEST
 from hamuco.fusion.hand import JOINT_NAMES
+from hamuco.training.accuracy_plots import UNSAVED
 from hamuco.training.evaluation import ESTIMATOR_JOINTS, Evaluation
 from hamuco.training.hamuco_methods import NOTE
 from hamuco.training.tally import HAMUCO, PCK_THRESHOLDS_M, REST_SPEED, Scores
+from hamuco.training.whole_file import write_whole
 
 LIVE = "live (tracked, smoothed)"
 """The row of the live pipeline."""
@@ -84,7 +87,11 @@ def print_run(run: Run, console: Console) -> None:
 
 
 def save_run(run: Run, plots: Sequence[Sequence[Path]], out: Path) -> None:
-    """Write accuracy.md, accuracy.csv and accuracy.json; `plots` are the pictures of each evaluation."""
+    """Write accuracy.md, accuracy.csv and accuracy.json, each whole; `plots` are the pictures of each evaluation.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
     lines = ["# Accuracy", "", f"{run.machine}; landmark network: {run.runtime}"]
     for evaluation, pictures in zip(run.evaluations, plots, strict=True):
         lines += ["", f"## {_title(evaluation)}", ""]
@@ -99,17 +106,20 @@ def save_run(run: Run, plots: Sequence[Sequence[Path]], out: Path) -> None:
             lines += ["", *_markdown([f"{views} views", *evaluation.methods], list(_details(evaluation, views)))]
         lines += ["", *(f"- {note}" for note in notes(evaluation))]
         lines += [f"\n![{picture.stem}]({picture.name})" for picture in pictures]
-    (out / "accuracy.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    written = {"accuracy.md": "\n".join(lines) + "\n"}
     names = [field.name for field in fields(Scores) if field.type in ("int", "float")]
-    with (out / "accuracy.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["dataset", "protocol", "method", "views", *names])
-        for evaluation in run.evaluations:
-            for (method, views), scores in evaluation.scores.items():
-                values = [getattr(scores, name) for name in names]
-                row = ["" if isinstance(value, float) and np.isnan(value) else value for value in values]
-                writer.writerow([evaluation.dataset, evaluation.protocol.name, method, views, *row])
-    (out / "accuracy.json").write_text(json.dumps(_as_dict(run), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["dataset", "protocol", "method", "views", *names])
+    for evaluation in run.evaluations:
+        for (method, views), scores in evaluation.scores.items():
+            values = [getattr(scores, name) for name in names]
+            row = ["" if isinstance(value, float) and np.isnan(value) else value for value in values]
+            writer.writerow([evaluation.dataset, evaluation.protocol.name, method, views, *row])
+    written["accuracy.csv"] = table.getvalue()
+    written["accuracy.json"] = json.dumps(_as_dict(run), indent=1, allow_nan=False) + "\n"
+    for name, text in written.items():
+        write_whole(out / name, text.encode(), UNSAVED)
 
 
 def notes(evaluation: Evaluation) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hamuco import CropHands, HaMuCoNetworks
 from hamuco.engine.hamuco_views import right_crops
-from hamuco.engine.hand_model import HandModel, skin
+from hamuco.engine.hand_model import HandModel
 from hamuco.engine.landmarks import regions_from_joints
+from hamuco.engine.skinning import skin
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.hand import HandParameters
 from hamuco.fusion.mean_hand import mean_hand
@@ -23,8 +24,9 @@ from hamuco.training.datasets.sample import Sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hamuco.engine.kernel_launch import Kernels
-    from hamuco.training.networks.hamuco import HaMuCo
+    from hamuco.calibration.camera import Camera
+    from hamuco.engine.gpu_runtime import GpuRuntime
+    from hamuco.engine.plans import RuntimeName
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,27 +163,22 @@ class TorchChain:
 
 
 class GPUChain:
-    """In half precision on a CUDA GPU: our kernels around torch's networks, all in one CUDA graph, and one set at a time."""
+    """On a CUDA GPU: our kernels around networks of TensorRT or torch, all in one CUDA graph, and one set at a time."""
 
     stages: tuple[str, ...] = ("set",)
 
-    def __init__(self, network: HaMuCo, kernels: Kernels, device: str = "cuda") -> None:
-        """`device`: torch's name of the one that has the kernels."""
-        import torch
-
-        self._network, self._kernels, self._device = network, kernels, device
+    def __init__(self, open_runtime: Callable[[Sequence[Camera], int], GpuRuntime]) -> None:
+        """`open_runtime`: makes a runtime for cameras and so many hands; one is open at a time."""
+        self.name, self._open = "CUDA graph", open_runtime  # the runtime has a better name
         self._scene: Scene | None = None
-        self.name = f"torch {torch.__version__} {kernels.dtype}, own kernels, one graph"
+        self._runtime: GpuRuntime | None = None
 
     def __call__(self, scene: Scene) -> ChainRun:
-        from hamuco.training.gpu_runtime import TorchGpuRuntime
-
-        if scene is not self._scene:
+        if self._runtime is None or scene is not self._scene:
+            self.close()
             cameras = {region.camera.name: region.camera for regions in scene.hands for region in regions}
-            self._scene, self._runtime = (
-                scene,
-                TorchGpuRuntime(self._network, list(cameras.values()), self._kernels, self._device),
-            )
+            self._runtime, self._scene = self._open(list(cameras.values()), len(scene.hands)), scene
+            self.name = f"{self._runtime.name}, own kernels, one graph"
         began = time.perf_counter()
         self._runtime.start(scene.images, scene.hands)
         fused = self._runtime.finish()
@@ -190,6 +187,37 @@ class GPUChain:
         mirror = [[1.0 if regions[0].right else -1.0, 1.0, 1.0] for regions in scene.hands]
         meshes = placed * np.array(mirror)[:, None]
         return ChainRun([seconds], [mesh if np.isfinite(mesh).all() else None for mesh in meshes])
+
+    def close(self) -> None:
+        """Give the GPU back."""
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
+
+
+def tensorrt_chain(bundle: Bundle, runtime: RuntimeName) -> GPUChain:
+    """With the engines that were built of a bundle. When it is called, it raises as `open_runtime` does."""
+    from hamuco.engine.gpu_runtime import open_runtime
+
+    return GPUChain(lambda cameras, hands: open_runtime(bundle, runtime, cameras, hands))
+
+
+def torch_graph_chain(bundle: Bundle) -> GPUChain:
+    """With torch's networks, in half precision. When it is called, it raises CudaError where there is no GPU."""
+    from hamuco.engine.cuda import Device
+    from hamuco.engine.cuda_driver import load_driver
+    from hamuco.engine.gpu_runtime import GpuRuntime
+    from hamuco.engine.kernel_launch import Kernels
+    from hamuco.training.gpu_networks import TorchNetworks
+    from hamuco.training.weights import bundle_network
+
+    network = bundle_network(bundle)
+
+    def opened(cameras: Sequence[Camera], hands: int) -> GpuRuntime:
+        device = Device(load_driver())
+        return GpuRuntime(TorchNetworks(network), bundle.hand, cameras, Kernels(device), device)
+
+    return GPUChain(opened)
 
 
 def _in_camera_order(scene: Scene) -> tuple[list[Region], NDArray[np.int64]]:

@@ -9,13 +9,13 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from hamuco.app.build_command import build
 from hamuco.app.model_commands import evaluate, export
-from hamuco.app.offline import DEMO_CLIP, bench, parse_size, synth
+from hamuco.app.offline import DEMO_CLIP, bench, parse_size, saying_so, synth
 from hamuco.app.training_commands import label, train
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
@@ -131,6 +131,13 @@ def live(
             "hamuco export."
         ),
     ] = None,
+    runtime: Annotated[
+        Literal["openvino", "tensorrt", "tensorrt-rtx"],
+        typer.Option(
+            help="What runs the networks of --model: openvino on the CPU, the others on an NVIDIA GPU, with engines that "
+            "hamuco build makes first for as many --views and --hands."
+        ),
+    ] = "openvino",
     hands: HandsOption = 2,
     refine: Annotated[
         bool,
@@ -151,6 +158,8 @@ def live(
         hamuco live --replay rec --report report.json --publish tcp://127.0.0.1:5570
 
         hamuco live --camera 0 --camera 1 --calibration rig.toml --view
+
+        hamuco live --replay rec --model hamuco-s --runtime tensorrt
     """
     from hamuco.app.session import Session, run_session
     from hamuco.engine.bundle import load_bundle
@@ -158,6 +167,10 @@ def live(
 
     if replay is None and not camera and calibration is None:
         raise typer.BadParameter("say what to track: either --replay RECORDING, or --camera and --calibration")
+    if runtime != "openvino" and model is None:
+        raise typer.BadParameter(
+            f"--runtime {runtime} needs --model, hamuco-s for instance: the default estimator runs on the CPU alone"
+        )
     pace: Pace = "fast" if fast else "original"
     truth = None
     if replay is not None:
@@ -178,23 +191,25 @@ def live(
         sources = tuple(
             OpenCVConfig(camera=one.name, device=_device(one), size=one.size, fourcc=_CAMERA_FORMAT) for one in rig
         )
-    run_session(
-        Session(
-            rig=rig,
-            sources=sources,
-            pace=pace if replay is not None else None,
-            hands=hands,
-            publish=publish,
-            vertices=vertices,
-            refine=refine,
-            key=key,
-            where="browser" if browser else "window" if view else None,
-            view_file=view_file,
-            report=report,
-            truth=truth,
-            bundle=None if model is None else load_bundle(model),
+    with saying_so("interrupted before there was anything to track"):
+        run_session(
+            Session(
+                rig=rig,
+                sources=sources,
+                pace=pace if replay is not None else None,
+                hands=hands,
+                publish=publish,
+                vertices=vertices,
+                refine=refine,
+                key=key,
+                where="browser" if browser else "window" if view else None,
+                view_file=view_file,
+                report=report,
+                truth=truth,
+                bundle=None if model is None else load_bundle(model),
+                runtime=runtime,
+            )
         )
-    )
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -12,13 +12,19 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hamuco.app.report import machine_name
+from hamuco.engine import kernels
+from hamuco.engine.bundle import HAMUCO_S, load_bundle
+from hamuco.engine.cuda_driver import REBUILD
 from hamuco.engine.model_files import ALL_FILES, ModelFileError, check_model_file, model_folder
+from hamuco.engine.plans import CARD, PlanError, Platform, RuntimeName, Wanted, engines_folder, find_plan, read_plan
 from hamuco.engine.quantize import int8_is_exact
 from hamuco.engine.runtime import inference_precision, runtime_name
 
+_PYTHON = (sys.executable, "-P", "-c")  # -P: nothing from the current folder
+_PATIENCE_S = 30  # TensorRT is 2 GB to load
 _OPEN_GRAPHICS = """
 import moderngl
 print(moderngl.create_context(standalone=True, require=330, backend="egl").info["GL_RENDERER"])
@@ -26,6 +32,26 @@ print(moderngl.create_context(standalone=True, require=330, backend="egl").info[
 _GRAPHICS_ADVICE = (
     'Only synthetic recordings need it: pip install "hamuco[synth]", and a driver (Debian: libegl1 libgl1-mesa-dri)'
 )
+_OPEN_DEVICE = """
+import json
+from hamuco.engine.cuda import Device
+from hamuco.engine.cuda_driver import CudaError, load_driver
+try:
+    device = Device(load_driver())
+except CudaError as error:
+    raise SystemExit(str(error))
+print(json.dumps([device.name, device.architecture, ".".join(map(str, device.driver.version))]))
+"""
+_LOAD_RUNTIME = """
+import sys
+from hamuco.engine.tensorrt_engine import BuildError, load_runtime
+try:
+    print(load_runtime(sys.argv[1]).__version__)
+except BuildError as error:
+    raise SystemExit(str(error))
+"""
+# What an engine has to take at least to be of use: two cameras, and as many hands as are followed without saying.
+_LEAST_VIEWS, _HANDS = 2, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +67,39 @@ class Finding:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Gpu:
+    """The one that is used; `architecture` is sm_90 for instance."""
+
+    name: str
+    architecture: str
+
+
 def examine() -> list[Finding]:
     """Look at everything. Fetches nothing, opens no camera, imports no GPU library."""
     return [
         Finding("machine", True, True, machine_name()),
         Finding("hamuco", True, True, f"{importlib.metadata.version('hamuco')} in {sys.prefix}"),
-        Finding("CPU runtime", True, True, runtime_name("int8" if int8_is_exact() else inference_precision())),
+        Finding("CPU runtime", True, True, _cpu_runtime()),
         *(_model_file(file.name) for file in ALL_FILES),
         _cameras(),
         _shared_memory(),
-        _gpu(),
+        *_nvidia(),
         *(
             _optional(package, why)
             for package, why in (
                 ("rerun-sdk", "the viewer: pip install 'hamuco[view]'"),
-                ("tensorrt", "engines on NVIDIA GPUs"),
                 ("torch", "training"),
             )
         ),
         _graphics(),
         _display(),
     ]
+
+
+def _cpu_runtime() -> str:
+    own = inference_precision()
+    return f"{runtime_name('int8' if int8_is_exact() else own)}; networks of --model in {own}"
 
 
 def cameras_attached() -> list[Path]:
@@ -101,17 +139,73 @@ def _shared_memory() -> Finding:
     return Finding("shared memory", free_mb > 85, False, f"{free_mb} MB free in {folder}; four 720p cameras take 85")
 
 
-def _gpu() -> Finding:
+def _nvidia() -> list[Finding]:
+    """The GPU, and each thing that `hamuco live --runtime tensorrt` needs. Tracking needs none of it."""
+    gpu, findings = _gpu()
+    versions = {}
+    for runtime in get_args(RuntimeName):
+        loads, said = _tried(*_PYTHON, _LOAD_RUNTIME, runtime)
+        findings.append(Finding(runtime, loads, False, said if loads else f"{said}, for NVIDIA GPUs"))
+        if loads:
+            versions[runtime] = said
+    findings.append(_kernels())
+    if gpu is None or not versions:
+        findings.append(_all_engines())
+    else:
+        findings += [
+            _engine(Platform(runtime, version, gpu.name, (gpu.architecture,))) for runtime, version in versions.items()
+        ]
+    return findings
+
+
+def _gpu() -> tuple[_Gpu | None, list[Finding]]:
+    """As the driver's own program lists them, and the one that CUDA opens."""
     program = shutil.which("nvidia-smi")
-    if program is None:
-        return Finding("NVIDIA GPU", False, False, "no nvidia-smi; tracking runs on the CPU")
-    query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    opens, said = _tried(*_PYTHON, _OPEN_DEVICE)
+    if program is None and not opens and said.startswith("no NVIDIA driver"):
+        return None, [Finding("NVIDIA GPU", False, False, "no driver for one here; tracking runs on the CPU")]
+    findings = []
+    if program is not None:
+        query = ("--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
+        answers, listed = _tried(program, *query)
+        findings.append(Finding("NVIDIA GPU", answers, False, listed))
+    if not opens:
+        return None, [*findings, Finding("CUDA", False, False, said)]
+    name, architecture, version = json.loads(said)
+    return _Gpu(name, architecture), [*findings, Finding("CUDA", True, False, f"{version} on {name}, {architecture}")]
+
+
+def _kernels() -> Finding:
+    folder = Path(kernels.__file__).parent
+    absent = [source.stem for source in sorted(folder.glob("*.cu")) if not source.with_suffix(".fatbin").is_file()]
+    if absent:
+        detail = f"not compiled: {', '.join(absent)}. A wheel may bring them, or with the CUDA toolkit: {REBUILD}"
+        return Finding("CUDA kernels", False, False, detail)
+    return Finding("CUDA kernels", True, False, str(folder))
+
+
+def _engine(here: Platform) -> Finding:
+    """Of the bundle that comes with the package, for the GPU that is here."""
+    what = f"{here.runtime} engine"
     try:
-        result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
-    except subprocess.TimeoutExpired:
-        return Finding("NVIDIA GPU", False, False, f"{program} does not answer: is the driver stuck?")
-    detail = (result.stdout or result.stderr).strip().replace("\n", "; ")
-    return Finding("NVIDIA GPU", result.returncode == 0, False, detail)
+        plan = find_plan(load_bundle(HAMUCO_S), Wanted(here, _LEAST_VIEWS, _HANDS))
+    except (PlanError, OSError) as error:
+        return Finding(what, False, False, str(error))
+    card = plan.card
+    return Finding(what, True, False, f"{card.bundle}, {card.precision}, {card.profile}: {plan.path}")
+
+
+def _all_engines() -> Finding:
+    """That were built of the bundle that comes with the package; none of them can run here."""
+    folder, built = engines_folder(load_bundle(HAMUCO_S)), []
+    for path in sorted(folder.glob(f"*/{CARD}")):
+        try:
+            built.append(str(read_plan(path.parent).card.platform))
+        except (PlanError, OSError) as error:
+            built.append(str(error))
+    listed = f"of {HAMUCO_S.name} for other computers: {'; '.join(built)}"
+    detail = listed if built else f"none of {HAMUCO_S.name} built; only NVIDIA GPUs need them: hamuco build --help"
+    return Finding("engines", bool(built), False, detail)
 
 
 def _optional(package: str, why: str) -> Finding:
@@ -121,20 +215,27 @@ def _optional(package: str, why: str) -> Finding:
         return Finding(package, False, False, f"not installed ({why})")
 
 
-def _graphics() -> Finding:
-    """OpenGL as the synthetic rig opens it, tried in a process of its own: a broken driver takes its process along."""
-    command = [sys.executable, "-P", "-c", _OPEN_GRAPHICS]  # -P: nothing from the current folder
+def _tried(*command: str) -> tuple[bool, str]:
+    """Whether a command works, and what it prints or else why not, in one line.
+
+    What may crash or hang with a broken driver is tried in a process of its own.
+    """
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired:
-        return Finding("OpenGL (EGL)", False, False, f"no answer within 20 s: is the driver stuck? {_GRAPHICS_ADVICE}")
-    if result.returncode == 0:
-        return Finding("OpenGL (EGL)", True, False, f"{result.stdout.strip()}, for synthetic recordings")
+        return False, f"no answer within {_PATIENCE_S} s: is the driver stuck?"
     if result.returncode < 0:
-        reason = f"the driver crashed ({signal.Signals(-result.returncode).name})"
-    else:
-        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-    return Finding("OpenGL (EGL)", False, False, f"{reason}. {_GRAPHICS_ADVICE}")
+        return False, f"the driver crashed ({signal.Signals(-result.returncode).name})"
+    if result.returncode == 0:
+        return True, "; ".join(result.stdout.strip().splitlines())
+    return False, ((result.stderr or result.stdout).strip().splitlines() or ["no reason given"])[-1]
+
+
+def _graphics() -> Finding:
+    """OpenGL as the synthetic rig opens it."""
+    opens, said = _tried(*_PYTHON, _OPEN_GRAPHICS)
+    detail = f"{said}, for synthetic recordings" if opens else f"{said}. {_GRAPHICS_ADVICE}"
+    return Finding("OpenGL (EGL)", opens, False, detail)
 
 
 def _display() -> Finding:

@@ -21,7 +21,7 @@ from hamuco.calibration.camera import Camera
 from hamuco.engine.crops import CropCamera
 from hamuco.engine.cuda import Device
 from hamuco.engine.hand_arrays import hand_arrays
-from hamuco.engine.hand_model import HandModel, pose_rotations, skin
+from hamuco.engine.hand_model import HandModel
 from hamuco.engine.kernel_launch import (
     FeatureMap,
     FusedHands,
@@ -32,6 +32,7 @@ from hamuco.engine.kernel_launch import (
     device_hand,
 )
 from hamuco.engine.kernel_structs import camera_frame, crop_view
+from hamuco.engine.skinning import pose_rotations, skin
 from hamuco.engine.view_hand import Region
 
 _PER_GRAPH, _GRAPHS = 20, 50

@@ -78,7 +78,7 @@ class LiveRun:
         self.interrupted = False
         """Somebody said stop before the end."""
         self.warnings: list[str] = []
-        """What went wrong so far: cameras that were lost, have moved or take no part."""
+        """What went wrong so far: cameras that were lost, have moved or take no part, a GPU that failed."""
         self._suspected: set[str] = set()
         self._synchronize_ms = 0.0
         self._seconds = 0.0
@@ -106,7 +106,9 @@ class LiveRun:
 
     def report(self) -> dict[str, Any]:
         """The run in numbers; see `hamuco.app.report`."""
-        return self._report.as_dict(self._dropped(), self.warnings, self._seconds, self._pipeline.tracker.refiner)
+        figures = self._report.as_dict(self._dropped(), self.warnings, self._seconds, self._pipeline.tracker.refiner)
+        # Of a GPU that failed in between, this is what ran at the end.
+        return figures | {"runtime": self._pipeline.estimator.runtime}
 
     def _receive(self, grabbers: Grabbers) -> list[FrameSet]:
         """The sets that are complete by now, oldest first; of live cameras the newest only."""
@@ -165,8 +167,7 @@ class LiveRun:
         self._report.add(result, latency_ms)
         if self._monitor is not None:
             self._report.compare(hand_set, truth)
-        moved = {name: f"camera {name!r} {what}" for name, what in self._pipeline.tracker.alarms.items()}
-        for about, text in {**self._report.suspicions(), **moved}.items():
+        for about, text in {**self._report.suspicions(), **self._pipeline.alarms}.items():
             if about not in self._suspected:  # once is enough; the numbers change from set to set
                 self._suspected.add(about)
                 self._warn(text)

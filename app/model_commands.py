@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,11 @@ from hamuco.app.offline import (
     TablesOption,
     ViewsOption,
     accuracy,
+    saying_so,
 )
-from hamuco.engine.bundle import Bundle
+
+if TYPE_CHECKING:
+    from hamuco.engine.bundle import Bundle
 
 
 def export(
@@ -36,7 +39,8 @@ def export(
 
     Example: hamuco export training/best.pt hamuco-mine && hamuco live --replay rec --model hamuco-mine
     """
-    made = _export(checkpoint, bundle, name or bundle.name, licence, half)
+    with saying_so(f"interrupted: nothing is left of {bundle}"):
+        made = _export(checkpoint, bundle, name or bundle.name, licence, half)
     size = sum(file.stat().st_size for file in bundle.iterdir())
     typer.echo(f"{bundle}: {size / 1e6:.1f} MB, crops of {made.card.image_size} px, {made.card.accuracy}")
     typer.echo(f"Next: hamuco evaluate {bundle} RECORDING, hamuco live --replay RECORDING --model {bundle}")
@@ -64,7 +68,8 @@ def evaluate(
     """
     with tempfile.TemporaryDirectory(prefix="hamuco-") as folder:
         if model.is_file():
-            model = _export(model, Path(folder) / "bundle", model.stem, "not stated", half=False).path
+            with saying_so("interrupted: nothing was measured"):
+                model = _export(model, Path(folder) / "bundle", model.stem, "not stated", half=False).path
         accuracy(paths, dataset=dataset, out=out, protocol=protocol, live=live, limit=limit, views=views, model=model)
 
 

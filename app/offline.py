@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from hamuco.app.chains import Chain
+    from hamuco.engine.plans import RuntimeName
 
 DEMO_CLIP = Path(__file__).parent / "demo_clip"
 """The recording with truth that comes with the package."""
@@ -101,15 +102,8 @@ def synth(
             BoardClipOptions(**common),
             ClipOptions(hands=2 if hands is None else hands, **common),
         )
-    try:
-        with progress_bar("rendering") as progress:
-            if board:
-                recording = write_board_clip(out, board_options, progress)
-            else:
-                recording = write_clip(out, hand_options, progress)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted: nothing is left of {out}", err=True)
-        raise
+    with saying_so(f"interrupted: nothing is left of {out}"), progress_bar("rendering") as progress:
+        recording = write_board_clip(out, board_options, progress) if board else write_clip(out, hand_options, progress)
     frames = sum(len(rows) for rows in recording.frames.values())
     cameras = f"{views} cameras" if (views := len(recording.rig)) > 1 else "1 camera"
     typer.echo(f"{out}: {cameras}, {frames} frames, {recording.duration_ns / 1e9:.1f} s, with truth.")
@@ -162,13 +156,14 @@ def accuracy(
         raise typer.BadParameter(
             f"--dataset {dataset} needs the folder that it is in: hamuco bench accuracy --dataset {dataset} FOLDER"
         )
-    bench_accuracy(
-        [] if dataset is not None else paths or [DEMO_CLIP],
-        [(dataset, path) for path in paths or []] if dataset is not None else [],
-        options,
-        Console(),
-        progress_bar,
-    )
+    with saying_so(f"interrupted: nothing new is in {out}"):
+        bench_accuracy(
+            [] if dataset is not None else paths or [DEMO_CLIP],
+            [(dataset, path) for path in paths or []] if dataset is not None else [],
+            options,
+            Console(),
+            progress_bar,
+        )
 
 
 @bench.command()
@@ -184,8 +179,16 @@ def latency(
         bool, typer.Option("--compile", help="And by torch.compile, which takes minutes for each size, the first time.")
     ] = False,
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="Measure the CUDA graph of a GPU too, by turns. Needs torch.")
+        bool, typer.Option("--gpu", help="Measure the CUDA graph of a GPU with PyTorch's networks too. Needs torch.")
     ] = False,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure the CUDA graph of a GPU with engines too, which hamuco build makes first, for as many views and "
+            "hands. Repeat it.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the figures and the plot.")] = Path("latency"),
 ) -> None:
     """How long from camera images to fused meshes? By stage and number of views and hands, on this machine.
@@ -193,28 +196,31 @@ def latency(
     The images are in memory, and where the hands are is known; capture, detection and tracking are not in it: for these see
     the latencies in the report of hamuco live --report.
 
-    Example: hamuco bench latency --views 4 --hands 2
+    Examples:
+
+        hamuco bench latency --views 4 --hands 2
+
+        hamuco build hamuco-s --runtime tensorrt && hamuco bench latency --runtime tensorrt
     """
-    from hamuco.app.chains import CPUChain, GPUChain, TorchChain
+    from hamuco.app.chains import CPUChain, TorchChain, tensorrt_chain, torch_graph_chain
     from hamuco.app.latency import bench_latency, print_rows, save_rows
     from hamuco.engine.bundle import load_bundle
-    from hamuco.engine.cuda import Device
-    from hamuco.engine.cuda_driver import load_driver
-    from hamuco.engine.kernel_launch import Kernels
     from hamuco.training.datasets.recorded import Recorded
 
     sizes = [(v, h) for h in _numbers("--hands", hands) for v in _numbers("--views", views)]
     bundle = load_bundle(model)
     chains: list[Chain] = [CPUChain(bundle)]
+    graphs = [tensorrt_chain(bundle, one) for one in _runtimes(runtime or ())]
     try:
         chains += [TorchChain(bundle, one) for one, wanted in ((False, torch), (True, compiled)) if wanted]
         if gpu:
-            from hamuco.training.weights import bundle_network
-
-            chains.append(GPUChain(bundle_network(bundle), Kernels(Device(load_driver()))))
+            graphs.append(torch_graph_chain(bundle))
     except ModuleNotFoundError as error:
         raise ValueError(f'this needs {error.name}, which is not installed: pip install "hamuco[train]"') from error
-    rows = bench_latency(Recorded(DEMO_CLIP), chains, sizes, rounds, progress_bar)
+    with ExitStack() as opened:
+        for graph in graphs:
+            opened.callback(graph.close)
+        rows = bench_latency(Recorded(DEMO_CLIP), [*chains, *graphs], sizes, rounds, progress_bar)
     console = Console()
     print_rows(rows, console)
     files = ", ".join(path.name for path in save_rows(rows, bundle.card.name, out))
@@ -252,6 +258,14 @@ def _numbers(option: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _runtimes(given: Sequence[str]) -> list[RuntimeName]:
+    """Each once. Typer takes no list of a Literal."""
+    known: dict[str, RuntimeName] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
+    if unknown := [one for one in given if one not in known]:
+        raise typer.BadParameter(f"--runtime {unknown[0]!r} is not one of {', '.join(known)}")
+    return [known[one] for one in dict.fromkeys(given)]
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Width and height, px, of a text such as 1280x720; BadParameter for another."""
     parts = text.lower().split("x")
@@ -267,6 +281,16 @@ def _wrong_use() -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
+def saying_so(interrupted: str) -> Iterator[None]:
+    """After Ctrl-C, say what is left of what was done; the exit code is then 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(interrupted, err=True)
+        raise
 
 
 class _Lines:

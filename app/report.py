@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hamuco.app.truth_monitor import TruthMatch
 from hamuco.calibration.camera import Rig
+from hamuco.engine.gpu_views import GPU_COUNTERS
 from hamuco.fusion.hand import HandSet
 from hamuco.fusion.observation import Observation
 from hamuco.fusion.pipeline import Result
@@ -74,6 +75,7 @@ class Report:
         self._by_camera: Counter[str] = Counter()  # hands that a camera took part in
         self._shown: Counter[str] = Counter()  # hands followed in sets that had a frame of a camera
         self._unpaired = 0
+        self._gpu: dict[str, int] = {}
         self._hands: Counter[str] = Counter(predicted=0, views_against_side=0)
         self._last_track = -1
         self._left_out_ns: int | None = None
@@ -91,6 +93,7 @@ class Report:
         for stage, value in latency_ms.items():
             self._latency[stage].add(value)
         self._unpaired = hand_set.counters["detections_unpaired"]
+        self._gpu = {name: hand_set.counters[name] for name in GPU_COUNTERS if name in hand_set.counters}
         leave_out = self._left_out_ns is None or hand_set.t_capture_ns - self._left_out_ns >= _LEAVE_OUT_EVERY_NS
         if leave_out:
             self._left_out_ns = hand_set.t_capture_ns
@@ -166,6 +169,8 @@ class Report:
             "model": self._model,
             "machine": machine_name(),
         }
+        if self._gpu:
+            report["gpu"] = self._gpu
         if self._truth["sets"]:
             report["truth"] = self._against_truth()
         return report

@@ -27,7 +27,7 @@ from hamuco.capture.replay import Pace, ReplayConfig
 from hamuco.capture.source import SourceConfig, SourceError
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hand_model import HandModel, load_hand_model
-from hamuco.fusion.pipeline import Pipeline
+from hamuco.fusion.pipeline import LiveRuntime, Pipeline
 from hamuco.streaming.publisher import Publisher
 from hamuco.training.synthetic.truth import Truth
 
@@ -51,6 +51,7 @@ class Session:
         report: JSON file to write, or None.
         truth: of the recording that plays the cameras, to be compared with; or None.
         bundle: trained networks that follow the hands; None for the default estimator.
+        runtime: of the bundle.
     """
 
     rig: Rig
@@ -66,13 +67,15 @@ class Session:
     report: Path | None = None
     truth: Truth | None = None
     bundle: Bundle | None = None
+    runtime: LiveRuntime = "openvino"
 
 
 def run_session(session: Session) -> None:
     """Run until the footage ends or Ctrl-C, then print a summary and write the report.
 
     Raises:
-        SourceError, EndpointError, ViewerError, ModelFileError, TruthError, BundleError: something that was asked for cannot be had.
+        SourceError, EndpointError, ViewerError, ModelFileError, TruthError, BundleError, CudaError, PlanError, BuildError:
+            something that was asked for cannot be had.
     """
     if session.report is not None and not session.report.parent.is_dir():
         raise ValueError(f"cannot write the report to {session.report}: there is no folder {session.report.parent}")
@@ -94,7 +97,11 @@ def run_session(session: Session) -> None:
             vertices=session.vertices,
             refine=session.refine,
             bundle=session.bundle,
+            runtime=session.runtime,
         )
+        stack.callback(pipeline.close)
+        if session.runtime != "openvino":
+            console.print(f"{pipeline.estimator.name} runs on {pipeline.estimator.runtime}", soft_wrap=True)
         viewer = None
         where: Where | None = "file" if session.view_file is not None else session.where
         if where is not None:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hamuco.app.offline import progress_bar
+from hamuco.app.offline import progress_bar, saying_so
 from hamuco.capture.recording import Recording
 
 
@@ -43,12 +43,8 @@ def label(
     if openpose is not None:
         labels, name = import_openpose(opened, openpose), "openpose"
     else:
-        try:
-            with progress_bar("labelling") as progress:
-                labels, name = label_recording(opened, hands, progress), "landmarks"
-        except KeyboardInterrupt:
-            typer.echo("interrupted: the same command goes on from here", err=True)
-            raise
+        with saying_so("interrupted: the same command goes on from here"), progress_bar("labelling") as progress:
+            labels, name = label_recording(opened, hands, progress), "landmarks"
     seen = labels.seen
     typer.echo(
         f"{recording / 'labels' / name}.npz: {seen.sum()} labels, {len(set(labels.set_id.tolist()))} of {labels.sets} sets "

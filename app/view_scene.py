@@ -27,7 +27,8 @@ from scipy.sparse import csr_array
 from hamuco.app.view_link import TrueSkeleton
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.source import Image
-from hamuco.engine.hand_model import HandModel, skin
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import skin
 from hamuco.fusion.hand import JOINT_EDGES, Side
 from hamuco.streaming.messages import HandMessage, SetMessage
 

@@ -28,8 +28,8 @@ from hamuco.capture.frame import FrameSet
 from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hamuco_views import right_crops
-from hamuco.engine.hand_model import forward
 from hamuco.engine.landmarks import LandmarkEstimator
+from hamuco.engine.skinning import forward
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.mean_hand import mean_hand
 from hamuco.fusion.pipeline import Pipeline

@@ -29,11 +29,12 @@ from hamuco.app.chains import Scene, scene_of
 from hamuco.app.offline import DEMO_CLIP
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import load_driver
+from hamuco.engine.gpu_runtime import GpuRuntime
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.engine.kernel_launch import Kernels
 from hamuco.training.batch import Views
 from hamuco.training.datasets.recorded import Recorded
-from hamuco.training.gpu_runtime import TorchGpuRuntime
+from hamuco.training.gpu_networks import TorchNetworks
 from hamuco.training.networks.hamuco import HaMuCo, default_config
 
 PRODUCT, COPY_BYTES = 8192, 2**30
@@ -62,7 +63,7 @@ def milliseconds(run: Callable[[], object], rounds: int) -> np.ndarray:
     return np.array(times)
 
 
-def sets_per_second(runtime: TorchGpuRuntime, scene: Scene, rounds: int) -> float:
+def sets_per_second(runtime: GpuRuntime, scene: Scene, rounds: int) -> float:
     """With the next set uploaded while one is computed."""
     runtime.start(scene.images, scene.hands)
     began = time.perf_counter()
@@ -108,7 +109,6 @@ def main() -> None:
     network = random_network(options.network)
     size = network.config.estimator.image_size
     scene = scene_of(islice(Recorded(DEMO_CLIP), 0, None, 10), options.views, options.hands)
-    kernels = Kernels(Device(load_driver()))
     cameras = [region.camera for region in scene.hands[0]]
 
     shape = (options.hands, options.views)
@@ -122,9 +122,11 @@ def main() -> None:
 
     rows: dict[str, np.ndarray] = {}
     for last in (False, True):
-        runtime = TorchGpuRuntime(network, cameras, kernels, channels_last=last)
+        device = Device(load_driver())
+        networks = TorchNetworks(network, channels_last=last)
+        runtime = GpuRuntime(networks, network.hand_model, cameras, Kernels(device), device)
 
-        def one_set(runtime: TorchGpuRuntime = runtime) -> object:
+        def one_set(runtime: GpuRuntime = runtime) -> object:
             runtime.start(scene.images, scene.hands)
             return runtime.finish()
 

@@ -24,11 +24,12 @@ from rich.progress import track
 from rich.table import Table
 
 from hamuco.calibration.camera import Camera
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model
+from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.landmarks import CROP_SIZE, regions_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.quantize import hand_landmark_ranges
 from hamuco.engine.runtime import Network
+from hamuco.engine.skinning import forward
 from hamuco.training.synthetic.look import PRESETS, Preset, draw_look, with_arms_behind
 from hamuco.training.synthetic.motion import draw_hand
 from hamuco.training.synthetic.placing import mirrored

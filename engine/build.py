@@ -8,7 +8,7 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hamuco.engine.builders import Builder, BuildError, Progress, Shape
+from hamuco.engine.builders import Builder, Progress
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.plans import (
     ESTIMATOR,
@@ -27,6 +27,7 @@ from hamuco.engine.plans import (
     read_plan,
     write_plan,
 )
+from hamuco.engine.tensorrt_engine import BuildError, Shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from hamuco.engine.bundle import Bundle, BundleError
-from hamuco.engine.hand_model import HandModel, forward_rotations
+from hamuco.engine.hand_model import HandModel
 from hamuco.engine.landmarks import HAND_RULE
 from hamuco.engine.runtime import Network, SetNetwork, inference_precision, runtime_name
+from hamuco.engine.skinning import forward_rotations
 
 FloatArray = NDArray[np.float64]
 FloatMap = NDArray[np.float32]
@@ -31,7 +32,12 @@ FloatMap = NDArray[np.float32]
 ROOT = 9
 """The joint at the origin of root-relative points."""
 
-_DEPTH_UNIT = 0.2  # m: of depths that the interaction network is told
+IMAGE_MEAN, IMAGE_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, RGB from 0 to 1, by which the estimator normalizes crops: public backbones were trained so."""
+
+DEPTH_UNIT = 0.2
+"""m: of depths that the interaction network is told; they are then about as large as image coordinates."""
+
 _TOGETHER = (4, 2, 1)  # crops in a batch of the estimator
 _NEAREST = 0.1  # a joint nearer to the camera than this part of the root's distance is projected as if it were there
 
@@ -135,7 +141,7 @@ class HaMuCoNetworks:
                 finite and means nothing.
         """
         hands = looks.hands
-        location = np.concatenate([hands.pixels, hands.joints[..., 2:] / _DEPTH_UNIT], axis=-1).astype(np.float32)
+        location = np.concatenate([hands.pixels, hands.joints[..., 2:] / DEPTH_UNIT], axis=-1).astype(np.float32)
         half_angle = looks.half_angle.astype(np.float32)
         pose, camera = self._interaction([*looks.maps, location, looks.pose, half_angle, places])
         # The shape stays as each view sees it: the network is not trained to better it.

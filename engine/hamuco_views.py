@@ -21,8 +21,8 @@ FloatArray = NDArray[np.float64]
 
 # Every region is checked once in so many sets: three cameras and one hand cost one crop of the landmark network.
 _CHECK_EVERY = 4
-# A view in which it saw no hand is not shown to the others.
-_MIN_PRESENCE = 0.5
+MIN_PRESENCE = 0.5
+"""A view in which the landmark network saw less of a hand than that is not shown to the others."""
 SIGMA = 0.04
 """Standard deviation of a refined landmark, half crops: of hamuco-s on rendered hands, by the median, 0.038 in a room and 0.052
 in a hard scene."""
@@ -45,6 +45,37 @@ def joint_rays(region: Region, pixels: FloatArray) -> FloatArray:
     return region.camera.world_rays(directions)
 
 
+class PresenceChecks:
+    """Whether followed hands are there, by the landmark network; it looks at a few crops of every set by turns."""
+
+    def __init__(self, landmarks: LandmarkEstimator) -> None:
+        self._landmarks = landmarks
+        self._calls = 0
+        # (track, camera) -> the call in which it was checked last, and the hand's presence then
+        self._checks: dict[tuple[int | None, str], tuple[int, float]] = {}
+
+    def known(self, regions: Sequence[Region]) -> list[float]:
+        """Presence of every region's hand, as it was when last checked."""
+        return [presence for _, presence in self._known(regions)]
+
+    def __call__(self, frame_set: FrameSet, regions: Sequence[Region]) -> tuple[list[float], dict[int, float]]:
+        """Check those whose turn it is: presence of every region's hand; and of those checked now, how right it is."""
+        known = self._known(regions)
+        oldest = sorted(range(len(regions)), key=lambda index: known[index][0])
+        due = sorted(oldest[: -(-len(regions) // _CHECK_EVERY)])
+        chosen = [regions[index] for index in due]
+        seen = self._landmarks(frame_set, chosen, self._landmarks.crop(frame_set, chosen))
+        for index, hand in zip(due, seen, strict=True):
+            known[index] = (self._calls, hand.presence)
+        self._calls += 1
+        self._checks = {_key(region): check for region, check in zip(regions, known, strict=True)}
+        return [presence for _, presence in known], {index: hand.right for index, hand in zip(due, seen, strict=True)}
+
+    def _known(self, regions: Sequence[Region]) -> list[tuple[int, float]]:
+        # A region that was never checked comes first; until then it is believed, since detection found the hand.
+        return [self._checks.get(_key(region), (-1, 1.0)) for region in regions]
+
+
 class HaMuCoEstimator:
     """Runs a bundle's networks on the followed hands of one rig."""
 
@@ -55,10 +86,8 @@ class HaMuCoEstimator:
             landmarks: says whether there are hands.
         """
         self.name, self.runtime = networks.name, networks.runtime
-        self._networks, self._landmarks = networks, landmarks
-        self._calls = 0
-        # (track, camera) -> the call in which it was checked last, and the hand's presence then
-        self._checks: dict[tuple[int | None, str], tuple[int, float]] = {}
+        self.checks = PresenceChecks(landmarks)
+        self._networks = networks
 
     def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
         """The regions, whose hands are followed, as `right_crops`."""
@@ -68,7 +97,7 @@ class HaMuCoEstimator:
         """Joints in crops from `crop`, in the order of `regions`, refined by all views of a hand."""
         if not regions:
             return []
-        presence, right = self._check(frame_set, regions)
+        presence, right = self.checks(frame_set, regions)
         half_angle = np.array([region.crop.half_angle for region in regions])
         looks = self._networks.look(crops, half_angle)
         tracks = {track: row for row, track in enumerate(dict.fromkeys(region.track_id for region in regions))}
@@ -76,35 +105,35 @@ class HaMuCoEstimator:
         places = np.full((len(tracks), len(views)), -1)
         seats = [(tracks[region.track_id], views[region.camera.name]) for region in regions]
         for index, seat in enumerate(seats):
-            if presence[index] >= _MIN_PRESENCE:
+            if presence[index] >= MIN_PRESENCE:
                 places[seat] = index
         pixels = self._networks.refine(looks, places).pixels
-        return [
-            ViewHand(
-                region=region,
-                t_capture_ns=frame_set.frames[region.camera.name].t_capture_ns,
-                rays=joint_rays(region, pixels[seat]),
-                ray_sigma=SIGMA * region.crop.half_angle,
-                presence=presence[index],
-                right=right.get(index, 0.5),
-            )
-            for index, (region, seat) in enumerate(zip(regions, seats, strict=True))
-        ]
+        return view_hands(frame_set, regions, [pixels[seat] for seat in seats], presence, right)
 
-    def _check(self, frame_set: FrameSet, regions: Sequence[Region]) -> tuple[list[float], dict[int, float]]:
-        """Presence of every region's hand, as it was when last checked; and of those checked now, how right it is."""
-        keys = [(region.track_id, region.camera.name) for region in regions]
-        # A region that was never checked comes first; until then it is believed, since detection found the hand.
-        known = [self._checks.get(key, (-1, 1.0)) for key in keys]
-        oldest = sorted(range(len(regions)), key=lambda index: known[index][0])
-        due = sorted(oldest[: -(-len(regions) // _CHECK_EVERY)])
-        chosen = [regions[index] for index in due]
-        seen = self._landmarks(frame_set, chosen, self._landmarks.crop(frame_set, chosen))
-        for index, hand in zip(due, seen, strict=True):
-            known[index] = (self._calls, hand.presence)
-        self._calls += 1
-        self._checks = dict(zip(keys, known, strict=True))
-        return [presence for _, presence in known], {index: hand.right for index, hand in zip(due, seen, strict=True)}
+
+def view_hands(
+    frame_set: FrameSet,
+    regions: Sequence[Region],
+    pixels: Sequence[FloatArray],
+    presence: Sequence[float],
+    right: Mapping[int, float],
+) -> list[ViewHand]:
+    """Hands of regions whose joints are at u, v (21, 2) each; `right`, by index, of those of which something is known."""
+    return [
+        ViewHand(
+            region=region,
+            t_capture_ns=frame_set.frames[region.camera.name].t_capture_ns,
+            rays=joint_rays(region, own),
+            ray_sigma=SIGMA * region.crop.half_angle,
+            presence=presence[index],
+            right=right.get(index, 0.5),
+        )
+        for index, (region, own) in enumerate(zip(regions, pixels, strict=True))
+    ]
+
+
+def _key(region: Region) -> tuple[int | None, str]:
+    return region.track_id, region.camera.name
 
 
 def _images(frame_set: FrameSet) -> dict[str, NDArray[np.uint8]]:

@@ -17,7 +17,9 @@ from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import REBUILD, CudaError
 from hamuco.engine.hand_arrays import HandArrays
 
-_FOLDER = Path(__file__).parent / "kernels"
+FOLDER = Path(__file__).parent / "kernels"
+"""Where the fatbins are."""
+
 _LANDMARKS = 21
 _TILE = 128  # vertices of a block, and its threads
 _CROP_BLOCK = (32, 8)
@@ -105,8 +107,8 @@ class DeviceHand:
 class Kernels:
     """The kernels of one device, for arrays of one type T: float16, or float32 to compare with."""
 
-    def __init__(self, device: Device, dtype: DTypeLike = np.float16, folder: Path = _FOLDER) -> None:
-        """Load them; `folder` has the fatbins.
+    def __init__(self, device: Device, dtype: DTypeLike = np.float16, folder: Path | None = None) -> None:
+        """Load them; `folder` has the fatbins, if it is not `FOLDER`.
 
         Raises:
             CudaError: a fatbin is not there, or the device or its driver cannot run it.
@@ -115,7 +117,9 @@ class Kernels:
         suffix = {"float16": "half", "float32": "float"}[self.dtype.name]
         names = {"crop": "crop_normalized", "skinning": "skin", "sampler": "sample", "fusion": "fuse"}
         kernels = {
-            file: device.module(f"{file}.fatbin", _fatbin(folder / f"{file}.fatbin")).kernel(f"{name}_{suffix}")
+            file: device.module(f"{file}.fatbin", _fatbin((folder or FOLDER) / f"{file}.fatbin")).kernel(
+                f"{name}_{suffix}"
+            )
             for file, name in names.items()
         }
         self._crop, self._skin, self._sample, self._fuse = kernels.values()

@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from hamuco.engine.builders import Run
 from hamuco.engine.bundle import Bundle
-from hamuco.engine.hamuco import CropHands, HaMuCoNetworks, decoded
+from hamuco.engine.hamuco import DEPTH_UNIT, IMAGE_DEVIATION, IMAGE_MEAN, CropHands, HaMuCoNetworks, decoded
 from hamuco.engine.plans import Parity
 
 FloatMap = NDArray[np.float32]
 
-# As in kernels/crop.cuh and training/networks/estimator.py.
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SAMPLED_MAPS = ("map_4", "map_8", "map_16")
-_DEPTH_UNIT = 0.2  # m, as in hamuco.engine.hamuco
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +51,7 @@ def run_networks(bundle: Bundle, estimator: Run, interaction: Run, given: HandCr
     """Hands (n,) of each crop alone, and (B, V) of all views, with what lies between the networks done here."""
     looks = estimator({"images": normalized(given.crops)})
     single = decoded(bundle.hand, looks["pose"], looks["betas"], looks["camera"], given.half_angle)
-    depth = single.joints[..., 2:] / _DEPTH_UNIT
+    depth = single.joints[..., 2:] / DEPTH_UNIT
     inputs: dict[str, NDArray[Any]] = {
         "map_32": looks["map_32"],
         "location": np.concatenate([single.pixels, depth], axis=-1).astype(np.float32),
@@ -72,7 +69,7 @@ def run_networks(bundle: Bundle, estimator: Run, interaction: Run, given: HandCr
 
 def normalized(crops: NDArray[np.uint8]) -> FloatMap:
     """(n, 3, S, S) RGB of mean 0 and deviation 1 over ImageNet."""
-    rgb = (crops[..., ::-1] / 255 - _MEAN) / _DEVIATION
+    rgb = (crops[..., ::-1] / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
     return rgb.transpose(0, 3, 1, 2).astype(np.float32)
 
 

@@ -15,11 +15,15 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset13 as ops
+
+from hamuco.engine.openvino_core import core
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 Range = tuple[float, float]
 
@@ -78,6 +82,10 @@ def int8_is_exact() -> bool:
     quantized network is less accurate than in f32 or bf16. OpenVINO does not tell, so it is tried on a convolution
     whose inputs and weights are all the largest there are.
     """
+    core()  # says what to do where there is no OpenVINO
+    import openvino as ov
+    from openvino import opset13 as ops
+
     channels = 64
     data = ops.parameter([1, channels, 8, 8], np.float32)
     ones = ops.constant(np.ones((channels, channels, 1, 1), np.float32))
@@ -105,15 +113,20 @@ def _levels_range(low: float, high: float) -> Range:
 def _fake_quantize(
     source: ov.Output, low: float | NDArray[np.float32], high: float | NDArray[np.float32], levels: int = _INPUT_LEVELS
 ) -> ov.Output:
+    from openvino import opset13 as ops
+
     lowest, highest = (ops.constant(np.asarray(bound, np.float32)) for bound in (low, high))
     return ops.fake_quantize(source, lowest, highest, lowest, highest, levels).output(0)
 
 
 def _values(outputs: Sequence[ov.Output]) -> list[NDArray[np.float32]]:
     """What outputs that depend on no input of the model are."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
     results = _compile(ov.Model([ops.result(output) for output in outputs], []))([])
     return [np.array(results[index]) for index in range(len(outputs))]
 
 
 def _compile(model: ov.Model) -> ov.CompiledModel:
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

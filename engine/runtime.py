@@ -6,13 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino.preprocess import ColorFormat, PrePostProcessor
 
+from hamuco.engine.openvino_core import core
 from hamuco.engine.quantize import Range, int8_is_exact, quantized
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ class Network:
             precision: bf16 or f32; None for what is best here.
             together: how many images may run as one batch, falling, down to 1; each is compiled for.
         """
-        model = _core().read_model(path)
+        model = core().read_model(path)
         self.precision, hint = precision or inference_precision(), precision or inference_precision()
         if ranges and int8_is_exact():
             try:
@@ -57,7 +60,7 @@ class Network:
         for images in together:
             own = model.clone()
             own.reshape([images, self.height, self.width, 3])
-            self._compiled[images] = _core().compile_model(_for_bytes(own), "CPU", config)
+            self._compiled[images] = core().compile_model(_for_bytes(own), "CPU", config)
         self._requests: dict[int, list[ov.InferRequest]] = {images: [] for images in together}
         self._parallel: int = self._compiled[1].get_property("NUM_STREAMS")
 
@@ -93,7 +96,7 @@ class SetNetwork:
     def __init__(self, path: Path, precision: str | None = None) -> None:
         """Read and compile an ONNX file; `precision` is bf16 or f32, None for what is best here."""
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision or inference_precision()}
-        self._request = _core().compile_model(_core().read_model(path), "CPU", config).create_infer_request()
+        self._request = core().compile_model(core().read_model(path), "CPU", config).create_infer_request()
 
     def __call__(self, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.float32]]:
         """Inputs and outputs are in the file's order."""
@@ -103,6 +106,9 @@ class SetNetwork:
 
 def _for_bytes(model: ov.Model) -> ov.Model:
     """The model with uint8 BGR images as its input."""
+    import openvino as ov
+    from openvino.preprocess import ColorFormat, PrePostProcessor
+
     if model.inputs[0].element_type == ov.Type.u8:
         return model
     # Colour order and scale inside the graph: OpenVINO fuses them with the first convolution's reorder.
@@ -115,18 +121,14 @@ def _for_bytes(model: ov.Model) -> ov.Model:
 
 
 @cache
-def _core() -> ov.Core:
-    return ov.Core()
-
-
-@cache
 def inference_precision() -> str:
     """bf16 where the processor computes in it (twice as fast at equal accuracy of the landmarks), else f32."""
-    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "f32"
 
 
 def runtime_name(precision: str) -> str:
     """For reports: runtime, version, precision and device."""
-    device = _core().get_property("CPU", "FULL_DEVICE_NAME")
-    return f"OpenVINO {ov.__version__.split('-')[0]} {precision} on {device}"
+    device = core().get_property("CPU", "FULL_DEVICE_NAME")
+    version = core().get_versions("CPU")["CPU"].build_number.partition("-")[0]
+    return f"OpenVINO {version} {precision} on {device}"

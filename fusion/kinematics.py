@@ -21,7 +21,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hamuco.engine.hand_model import HandModel, landmark_anchors
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import landmark_anchors
 
 FloatArray = NDArray[np.float64]
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.engine.hamuco import ROOT, CropHands, axis_angle
-from hamuco.engine.hand_model import HandModel, forward_rotations, mirror_axis_angle
+from hamuco.engine.hand_model import HandModel, mirror_axis_angle
+from hamuco.engine.skinning import forward_rotations
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.alignment import fused_parameters, ransac_centre
 from hamuco.fusion.hand import HandParameters

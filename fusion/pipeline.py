@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.engine.bundle import Bundle
+from hamuco.engine.gpu_runtime import open_runtime
+from hamuco.engine.gpu_views import GpuHaMuCoEstimator
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hamuco_views import HaMuCoEstimator
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.landmarks import LandmarkEstimator, region_from_palm, regions_from_joints
 from hamuco.engine.model_files import PALM_DETECTOR, model_path
 from hamuco.engine.palm_detector import PalmDetector
+from hamuco.engine.plans import RuntimeName
 from hamuco.fusion.hand import HandSet
 from hamuco.fusion.observation import Observation
 from hamuco.fusion.track import HandTracker
+
+LiveRuntime = Literal["openvino", RuntimeName]
+"""What runs a bundle's networks: OpenVINO on the CPU, or one of those on GPUs."""
 
 # While some but not all hands are followed, whole images are searched this often (capture time), after the hands of a
 # set are out. 150 ms cost two cores a tenth of their time with four cameras.
@@ -46,6 +54,7 @@ class Pipeline:
         vertices: bool = False,
         refine: bool = True,
         bundle: Bundle | None = None,
+        runtime: LiveRuntime = "openvino",
     ) -> None:
         """
         Args:
@@ -55,18 +64,30 @@ class Pipeline:
             vertices: put the mesh into every hand.
             refine: correct the rig's extrinsics by the hands.
             bundle: trained networks that follow the hands; None for the default estimator, which finds them in any case.
+            runtime: of the bundle; with another than openvino, `close` gives the GPU back. `max_hands` and the rig's cameras
+                have to fit into a plan that was built.
 
         Raises:
             ModelFileError: the networks are not there and cannot be fetched.
             BundleError: the bundle is for other crops.
+            CudaError, PlanError, BuildError: the runtime cannot be had.
+            ValueError: one camera is not enough; or a runtime was given without a bundle.
         """
+        if bundle is None and runtime != "openvino":
+            raise ValueError(
+                f"{runtime} runs the networks of a bundle: say which, the default estimator has none for it"
+            )
         self.model = model or (load_hand_model() if bundle is None else bundle.hand)
         self.tracker = HandTracker(rig, self.model, max_hands, vertices, refine)
         self._landmarks = LandmarkEstimator()
-        self.estimator: LandmarkEstimator | HaMuCoEstimator = self._landmarks
+        self.estimator: LandmarkEstimator | HaMuCoEstimator | GpuHaMuCoEstimator = self._landmarks
         """Of the followed hands."""
+        self._gpu: GpuHaMuCoEstimator | None = None
         if bundle is not None:
-            self.estimator = HaMuCoEstimator(HaMuCoNetworks(bundle), self._landmarks)
+            self.estimator = on_cpu = HaMuCoEstimator(HaMuCoNetworks(bundle), self._landmarks)
+            if runtime != "openvino":
+                opened = partial(open_runtime, bundle, runtime, rig.cameras, max_hands)
+                self.estimator = self._gpu = GpuHaMuCoEstimator(rig, max_hands, opened, on_cpu)
         self._detector = PalmDetector(model_path(PALM_DETECTOR))
         self._searched_ns = 0
 
@@ -97,7 +118,7 @@ class Pipeline:
             hands=tuple(hand for hand, _ in fused),
             smoothing_delay_ns=self.tracker.smoothing_delay_ns,
             stage_ms=stage_ms,
-            counters=dict(self.tracker.counters),
+            counters=self.tracker.counters | (self._gpu.counters if self._gpu is not None else {}),
         )
         return Result(hand_set, tuple(observation for _, observation in fused))
 
@@ -111,6 +132,18 @@ class Pipeline:
             self.tracker.has_room and since_ns >= _SEARCH_EVERY_NS
         ):
             self._acquire(frame_set)
+
+    @property
+    def alarms(self) -> Mapping[str, str]:
+        """What somebody should look after, by what it is about: cameras that seem to have moved, and the GPU's faults."""
+        found = {name: f"camera {name!r} {what}" for name, what in self.tracker.alarms.items()}
+        events = self._gpu.events if self._gpu is not None else []
+        return found | {f"GPU {number}": text for number, text in enumerate(events)}
+
+    def close(self) -> None:
+        """Give the GPU back, if there is one; a pipeline is of no more use then."""
+        if self._gpu is not None:
+            self._gpu.close()
 
     def _acquire(self, frame_set: FrameSet) -> None:
         """Detect hands in whole images and hand them to the tracker."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hamuco.engine.hand_model import HandModel, forward
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import forward
 from hamuco.fusion.hand import JOINT_EDGES
 
 FloatArray = NDArray[np.float64]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Rig
-from hamuco.engine.hand_model import HandModel, skin
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import skin
 from hamuco.engine.view_hand import ViewHand
 from hamuco.fusion.association import group_views
 from hamuco.fusion.body import Body

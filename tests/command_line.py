@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "hamuco.app.cli")
@@ -24,6 +26,29 @@ def hamuco(
         timeout=240,
         check=False,
     )
+
+
+def interrupted(*arguments: str, folder: Path, ready: Callable[[str], bool]) -> subprocess.CompletedProcess[str]:
+    """Start it in a folder and press Ctrl-C when it is `ready`, by what it has printed so far on either stream."""
+    # A shell starts background jobs with Ctrl-C ignored, and they pass that on.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from hamuco.app.cli import main; main()"
+    printed = [folder / "stdout", folder / "stderr"]
+    with printed[0].open("w") as out, printed[1].open("w") as errors:
+        command = [sys.executable, "-u", "-c", code, *arguments]
+        started = subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=out, stderr=errors)
+        try:
+            while not ready("".join(path.read_text() for path in printed)):
+                assert started.poll() is None, printed[1].read_text()
+                time.sleep(0.01)
+            started.send_signal(signal.SIGINT)
+            started.wait(timeout=120)
+        finally:
+            started.kill()
+    said = [path.read_text() for path in printed]
+    for path in printed:
+        path.unlink()
+    return subprocess.CompletedProcess(arguments, started.returncode, *said)
 
 
 def clean_environment() -> dict[str, str]:

@@ -11,8 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from hamuco.calibration.camera import Rig
 from hamuco.engine.hamuco import ROOT
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model, mirror_axis_angle, pose_rotations
+from hamuco.engine.hand_model import HandModel, load_hand_model, mirror_axis_angle
 from hamuco.engine.landmarks import regions_from_joints
+from hamuco.engine.skinning import forward, pose_rotations
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.hand import HandParameters, Side
 

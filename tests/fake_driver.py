@@ -2,12 +2,14 @@
 
 Calls pass through ctypes as those of the real library do. Launches run the kernels' bodies that g++ compiled; they read
 their arguments where the driver would, as many bytes of each as the kernel has. Captured work runs when its graph does.
+Like the driver, it refuses what a thread asks for that has made no context current, and to allocate during a capture.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,16 @@ from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import FUNCTIONS, Driver
 
 FATBIN = b"\x50\xed\x55\xba Cuda compilation tools, release 13.0, V13.0.88"
-NAMES = {1: "INVALID_VALUE", 2: "OUT_OF_MEMORY", 100: "NO_DEVICE", 500: "NOT_FOUND", 700: "ILLEGAL_ADDRESS"}
+NAMES = {
+    1: "INVALID_VALUE",
+    2: "OUT_OF_MEMORY",
+    100: "NO_DEVICE",
+    201: "INVALID_CONTEXT",
+    500: "NOT_FOUND",
+    700: "ILLEGAL_ADDRESS",
+    900: "STREAM_CAPTURE_UNSUPPORTED",
+}
+_WITHOUT_CONTEXT = ("cuInit", "cuDriver", "cuGet", "cuDevice", "cuCtxSetCurrent")
 
 # Bytes of the kernels' parameters; the sources assert those of the structures.
 PARAMETERS = {"crop_normalized": (8, 8, 4, 8), "skin": (120, 32, 40), "sample": (72, 8, 16), "fuse": (80, 40)}
@@ -45,6 +56,7 @@ class FakeLibrary:
         self._functions: dict[int, str] = {}
         self._graphs: dict[int, list[Callable[[], None]]] = {}
         self._capturing: dict[int, list[Callable[[], None]]] = {}
+        self._current = threading.local()
         self._handles = iter(range(0x1000, 0x100000))
         for name, types in FUNCTIONS.items():
             # A text that comes back as bytes could not be written to.
@@ -57,11 +69,21 @@ class FakeLibrary:
         """Of all calls so far."""
         return [name for name, _ in self.calls]
 
+    def captures(self, stream: int) -> bool:
+        """Whether the stream is being captured."""
+        return stream in self._capturing
+
+    def held(self) -> int:
+        """How many pieces of memory were not given back."""
+        return len(self._memory)
+
     def _answering(self, name: str) -> Callable[..., int]:
         def answer(*arguments: Any) -> int:
             self.calls.append((name, arguments))
             if name in self.codes:
                 return self.codes[name]
+            if not name.startswith(_WITHOUT_CONTEXT) and not getattr(self._current, "context", None):
+                return 201
             does = getattr(self, f"_{name}", None)
             if does is not None:
                 return int(does(*arguments) or 0)
@@ -98,6 +120,9 @@ class FakeLibrary:
         value[0] = {75: 9, 76: 0}[attribute]
         return 0
 
+    def _cuCtxSetCurrent(self, context: int) -> None:
+        self._current.context = context
+
     def _cuModuleLoadData(self, module: Any, image: int) -> None:
         assert ctypes.string_at(image, 4) == FATBIN[:4]
         module[0] = next(self._handles)
@@ -117,17 +142,20 @@ class FakeLibrary:
         offset[0], size[0] = sum(sizes[:index]), sizes[index]
         return 0
 
-    def _cuMemAlloc_v2(self, address: Any, size: int) -> None:
-        address[0] = self._allocate(size)
+    def _cuMemAlloc_v2(self, address: Any, size: int) -> int:
+        return self._allocate(address, size)
 
-    def _cuMemHostAlloc(self, address: Any, size: int, flags: int) -> None:
-        address[0] = self._allocate(size)
+    def _cuMemHostAlloc(self, address: Any, size: int, flags: int) -> int:
+        return self._allocate(address, size)
 
-    def _allocate(self, size: int) -> int:
+    def _allocate(self, out: Any, size: int) -> int:
+        if self._capturing or not size:
+            return 900 if self._capturing else 1
         memory = np.full(size + 256, 0xFF, np.uint8)  # NaN: what is read before it is written shows
         address = -(-memory.ctypes.data // 256) * 256
         self._memory[address] = memory
-        return address
+        out[0] = address
+        return 0
 
     def _cuMemFree_v2(self, address: int) -> None:
         del self._memory[address]
@@ -136,13 +164,13 @@ class FakeLibrary:
         del self._memory[address]
 
     def _cuMemcpyHtoDAsync_v2(self, to: int, source: int, size: int, stream: int) -> None:
-        self._queue(stream, lambda: ctypes.memmove(to, source, size))
+        self.queue(stream, lambda: ctypes.memmove(to, source, size))
 
     def _cuMemcpyDtoDAsync_v2(self, to: int, source: int, size: int, stream: int) -> None:
-        self._queue(stream, lambda: ctypes.memmove(to, source, size))
+        self.queue(stream, lambda: ctypes.memmove(to, source, size))
 
     def _cuMemcpyDtoHAsync_v2(self, to: int, source: int, size: int, stream: int) -> None:
-        self._queue(stream, lambda: ctypes.memmove(to, source, size))
+        self.queue(stream, lambda: ctypes.memmove(to, source, size))
 
     def _cuLaunchKernel(self, function: int, *rest: Any) -> None:
         grid, block, stream, addresses = rest[:3], rest[3:6], rest[7], rest[8]
@@ -150,7 +178,7 @@ class FakeLibrary:
         name = self._functions[function]
         sizes = self.parameters[name.rpartition("_")[0]]
         arguments = [ctypes.string_at(addresses[index], size) for index, size in enumerate(sizes)]
-        self._queue(stream, lambda: run_on_host(name, grid, block, arguments))
+        self.queue(stream, lambda: run_on_host(name, grid, block, arguments))
 
     def _cuStreamBeginCapture_v2(self, stream: int, mode: int) -> None:
         self._capturing[stream] = []
@@ -170,7 +198,8 @@ class FakeLibrary:
     def _cuEventElapsedTime(self, milliseconds: Any, start: int, end: int) -> None:
         milliseconds[0] = 1.5
 
-    def _queue(self, stream: int, work: Callable[[], Any]) -> None:
+    def queue(self, stream: int, work: Callable[[], Any]) -> None:
+        """Work for a stream: done at once, or when the graph that captures it is launched."""
         if stream in self._capturing:
             self._capturing[stream].append(work)
         else:

@@ -9,7 +9,8 @@ import numpy as np
 from rigs import view_hand
 
 from hamuco.calibration.camera import Rig
-from hamuco.engine.hand_model import forward, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.engine.view_hand import ViewHand
 from hamuco.training.datasets.sample import Sample, TrueHand
 

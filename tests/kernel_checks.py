@@ -17,8 +17,9 @@ from views_of_a_hand import views_of_a_hand
 from hamuco.calibration.camera import Rig
 from hamuco.engine.crops import BoxRule, crops_around
 from hamuco.engine.cuda import Device
+from hamuco.engine.hamuco import DEPTH_UNIT, IMAGE_DEVIATION, IMAGE_MEAN
 from hamuco.engine.hand_arrays import hand_arrays
-from hamuco.engine.hand_model import forward_rotations, load_hand_model, pose_rotations
+from hamuco.engine.hand_model import load_hand_model
 from hamuco.engine.kernel_launch import (
     DeviceHand,
     FeatureMap,
@@ -30,6 +31,7 @@ from hamuco.engine.kernel_launch import (
     device_hand,
 )
 from hamuco.engine.kernel_structs import camera_frame, crop_view
+from hamuco.engine.skinning import forward_rotations, pose_rotations
 from hamuco.engine.view_hand import Region, crop_regions
 from hamuco.fusion.alignment import fused_parameters
 
@@ -37,7 +39,7 @@ ROOT = 9
 # Some thirty operations on numbers below 1, each rounded by 2^-24 and on a device perhaps fused with the next.
 ROUNDING = 60 * 2.0**-24
 HALF_POINT = 0.061e-3  # m, half a step of half numbers from 0.125 to 0.25
-_MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # of the estimator, RGB
+_MEAN, _DEVIATION = np.array(IMAGE_MEAN), np.array(IMAGE_DEVIATION)
 
 
 class Memory:
@@ -151,7 +153,7 @@ def check_skinning(device: Device, kernels: Kernels) -> None:
     np.testing.assert_allclose(got["landmarks"], joints, rtol=0, atol=ROUNDING)
     # u and v go up to 2, and magnify points and half_angle by some 5 / 0.7.
     np.testing.assert_allclose(got["location"][..., :2], seen, rtol=0, atol=20 * ROUNDING)
-    np.testing.assert_allclose(got["location"][..., 2], joints[..., 2] / 0.2, rtol=0, atol=5 * ROUNDING)
+    np.testing.assert_allclose(got["location"][..., 2], joints[..., 2] / DEPTH_UNIT, rtol=0, atol=5 * ROUNDING)
     # Weights in units of 1 / 65535 between places up to 0.1 m apart.
     vertex_error = ROUNDING + 0.1 / 65535 + (2 * HALF_POINT if kernels.dtype == np.float16 else 0.0)
     np.testing.assert_allclose(got["vertices"], mesh.vertices - root, rtol=0, atol=vertex_error)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rigs import look_at
 
-from hamuco.engine.hand_model import forward, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.fusion.hand import HandParameters
 
 FloatArray = NDArray[np.float64]

@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.engine.crops import CropCamera
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model
+from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.engine.view_hand import Region, ViewHand
 
 FloatArray = NDArray[np.float64]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from views_of_a_hand import unit
 
-from hamuco.engine.hand_model import forward, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.fusion.hand import JOINT_EDGES, HandParameters
 from hamuco.training.config import TrainConfig, config_from
 from hamuco.training.crop_set import CropSetWriter, CropView, HandTruth

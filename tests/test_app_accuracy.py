@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import room_for
 from hands_in_the_air import HandsInTheAir, exact, places
 from made_up_datasets import write_hanco
 from rich.console import Console
@@ -19,7 +20,7 @@ from rigs import ring_rig
 from true_footage import write_recording
 
 from hamuco.app.accuracy import AccuracyOptions, bench_accuracy, open_dataset
-from hamuco.app.accuracy_tables import LIVE, Run, notes, print_run
+from hamuco.app.accuracy_tables import LIVE, Run, notes, print_run, save_run
 from hamuco.training.datasets.files import DatasetError
 from hamuco.training.evaluation import Progress, evaluate
 from hamuco.training.tally import HAMUCO
@@ -85,6 +86,20 @@ def test_tables_are_printed_also_where_nothing_can_be_drawn(
     assert LIVE not in printed
     assert "live row" not in printed
     assert (tmp_path / "out" / "accuracy.md").is_file()
+
+
+def test_on_a_full_disk_nothing_is_half_written(grey: Path, tmp_path: Path) -> None:
+    options = AccuracyOptions(tmp_path / "out", live=False, limit=1)
+    (evaluation,) = bench_accuracy([grey], [], options, console(), bar)
+    before = {path: path.read_bytes() for path in options.out.iterdir()}
+    size = (options.out / "accuracy.csv").stat().st_size
+    pattern = r"accuracy\.(md|csv|json) cannot be written \(File too large; .*what was there before is whole; what was measured is"
+    with room_for(size // 2), pytest.raises(OSError, match=pattern):
+        save_run(Run((evaluation,), "another machine", "none"), [[]], options.out)
+    assert {path: path.read_bytes() for path in options.out.iterdir()} == before
+    with room_for(100), pytest.raises(OSError, match=r"accuracy\.md cannot be written .*: nothing is there"):
+        save_run(Run((evaluation,), "another machine", "none"), [[]], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_table_has_the_figures_that_were_measured(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from command_line import hamuco, one_line
 
 from hamuco.app.build_command import demo_crops
-from hamuco.engine.builders import load_runtime
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.plans import Profile
+from hamuco.engine.tensorrt_engine import load_runtime
 
 
 def test_an_engine_is_built_once(bundle: Bundle, tmp_path: Path) -> None:

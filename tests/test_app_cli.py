@@ -47,6 +47,7 @@ def test_help_teaches() -> None:
             ("or freihand", "metric, or hamuco", "--limit", "hamuco bench accuracy --dataset hanco ~/HanCo"),
         ),
         (("demo",), ("the clip that comes with the package", "--calibration")),
+        (("live",), ("--runtime", "openvino on the CPU", "hamuco live --replay rec --model hamuco-s --runtime tensorrt")),
     ],
 )  # fmt: skip
 def test_the_help_of_commands_names_what_can_be_given(command: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -82,6 +83,12 @@ def test_live_on_a_recording_without_hands_reports_none(tmp_path: Path) -> None:
         (("live", "--replay", "nothing-here"), 1, "is not a recording"),
         (("live", "--camera", "0"), 2, "need their --calibration"),
         (("live", "--replay", "x", "--camera", "0"), 2, "brings its own cameras"),
+        (
+            ("live", "--replay", "x", "--runtime", "tensorrt"),
+            2,
+            "--runtime tensorrt needs --model, hamuco-s for instance",
+        ),
+        (("live", "--replay", "x", "--model", "hamuco-s", "--runtime", "cuda"), 2, "'tensorrt-rtx'"),
         (("live", "--camera", "0", "--calibration", "nothing.toml"), 1, "nothing.toml"),
         (("subscribe", "nonsense"), 1, "expected tcp://HOST:PORT"),
         (("subscribe", "tcp://127.0.0.1:59999", "--timeout", "0.3"), 1, "is `hamuco live` running"),
@@ -93,6 +100,17 @@ def test_wrong_use_gets_one_clear_error(arguments: tuple[str, ...], code: int, w
     result = hamuco(*arguments, folder=tmp_path)
     assert result.returncode == code, result.stderr
     assert words in one_line(result.stderr)
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_a_gpu_that_is_asked_for_and_not_there_is_an_error_before_the_run(tmp_path: Path, runtime: str) -> None:
+    make_recording(tmp_path, ["a", "b"], count=4)
+    arguments = ("--replay", str(tmp_path / "recording"), "--model", "hamuco-s", "--runtime", runtime)
+    result = hamuco("live", *arguments, folder=tmp_path, environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "no NVIDIA driver here" in line or "the driver sees no GPU" in line.lower()
 
 
 def test_cameras_of_the_rig_must_be_given_and_be_there(tmp_path: Path) -> None:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_driver import FATBIN, fake_device
+import torch
+from fake_driver import FATBIN, FakeLibrary, fake_device
+from fake_tensorrt import FakeTensorRT
 from typer.testing import CliRunner
 
 from hamuco.app.chains import CPUChain, GPUChain, TorchChain, scene_of
 from hamuco.app.cli import app
 from hamuco.app.offline import DEMO_CLIP
+from hamuco.calibration.camera import Camera
+from hamuco.engine import gpu_runtime
 from hamuco.engine.bundle import HAMUCO_S, load_bundle
+from hamuco.engine.cuda_driver import CudaError, Driver
+from hamuco.engine.gpu_runtime import GpuRuntime
 from hamuco.engine.kernel_launch import Kernels
+from hamuco.engine.plans import PlanError
 from hamuco.training.datasets.recorded import Recorded
+from hamuco.training.gpu_networks import TorchNetworks
 from hamuco.training.weights import bundle_network
 
 
@@ -50,8 +60,14 @@ def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded, tmp_path: P
     bundle = load_bundle(HAMUCO_S)
     for name in ("crop", "skinning", "sampler", "fusion"):
         (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
-    kernels = Kernels(fake_device(), np.float32, tmp_path)  # a stand-in for the driver runs their source on the CPU
-    chains = (CPUChain(bundle), TorchChain(bundle, compiled=False), GPUChain(bundle_network(bundle), kernels, "cpu"))
+    network, library = bundle_network(bundle), FakeLibrary()
+
+    def opened(cameras: Sequence[Camera], hands: int) -> GpuRuntime:
+        """A stand-in for the driver runs the kernels' source on the CPU."""
+        device, networks = fake_device(library), TorchNetworks(network, np.float32, "cpu")
+        return GpuRuntime(networks, bundle.hand, cameras, Kernels(device, np.float32, tmp_path), device)
+
+    chains = (CPUChain(bundle), TorchChain(bundle, compiled=False), graph := GPUChain(opened))
     runs = {chain: chain(scene) for chain in chains}
     for chain, run in runs.items():
         assert len(run.seconds) == len(chain.stages)
@@ -61,14 +77,17 @@ def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded, tmp_path: P
             assert hand.vertices is not None
             # hamuco-s is within 8 mm of such hands on the average; a hand of the wrong side or place is not within 40.
             assert np.linalg.norm(mesh - hand.vertices, axis=-1).mean() < 0.02
-    fast, exact, graph = (run.meshes for run in runs.values())
+    fast, exact, by_graph = (run.meshes for run in runs.values())
     # bfloat16 moves joints of a view by 0.1 mm (median), by 0.6 at p99; fused they move by less. The GPU's crops are
     # interpolated exactly, OpenCV's on a grid of 1/32 px, and it averages vertices where the others average rotations.
-    for others, allowed in ((fast, 0.003), (graph, 0.006)):
+    for others, allowed in ((fast, 0.003), (by_graph, 0.006)):
         for one, other in zip(others, exact, strict=True):
             assert one is not None
             assert other is not None
             assert np.linalg.norm(one - other, axis=-1).max() < allowed
+    assert graph.name == f"torch {torch.__version__} float32, own kernels, one graph"
+    graph.close()
+    assert library.held() == 0
 
 
 def test_latency_command(tmp_path: Path) -> None:
@@ -89,3 +108,23 @@ def test_latency_command(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["bench", "latency", "--views", "1,x"])
     assert wrong.exit_code == 2
     assert "not a list of numbers" in wrong.output
+
+
+def test_engines_that_cannot_run_are_an_error_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU, or without engines that take as much as is asked for."""
+    out = tmp_path / "latency"
+    command = ["bench", "latency", "--runtime", "tensorrt-rtx", "--views", "1", "--hands", "1", "--out", str(out)]
+    library = FakeLibrary()
+    monkeypatch.setattr(gpu_runtime, "load_driver", lambda: Driver(library))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", FakeTensorRT("tensorrt-rtx", library))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, PlanError)
+    assert "no engine of hamuco-s was built for tensorrt-rtx 10.13 on Fake GPU. Build it: " in str(result.exception)
+    library.codes["cuInit"] = 100
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, CudaError)
+    assert "nvidia-smi" in str(result.exception)
+    assert not out.exists()

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +22,22 @@ from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
-from hamuco.capture.recording import Recording
+from hamuco.capture.recording import Recording, RecordingWriter
 from hamuco.capture.replay import Pace, replay_configs
 from hamuco.capture.source import OpenCVConfig
+from hamuco.engine.bundle import load_bundle
+from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.fusion.hand import Hand
 from hamuco.fusion.pipeline import Pipeline
 from hamuco.streaming.messages import HandMessage
 from hamuco.streaming.publisher import Publisher
 from hamuco.streaming.subscriber import HamucoSubscriber
+from hamuco.training.datasets.footage import decode
+from hamuco.training.datasets.recorded import Recorded
 from hamuco.training.synthetic.truth import Trajectory, Truth
 
+DEMO_CLIP = Path(__file__).parents[1] / "app/demo_clip"
 REPORT_KEYS = {
     "sets", "hands", "reprojection_px", "leave_one_out_px", "bones_mm", "fit_residual_mm", "latency_ms",
     "throughput_sets_per_s", "calibration_correction", "warnings", "runtime", "model", "machine",
@@ -282,6 +287,48 @@ def test_error_is_the_distance_of_the_tracked_from_the_true_hands(recording: Rec
 def test_one_camera_is_not_enough(recording: Recording) -> None:
     with pytest.raises(ValueError, match="takes two cameras at least"):
         Pipeline(Rig(recording.rig.cameras[:1]))
+
+
+def test_faults_of_a_gpu_are_warned_of_and_in_the_stream_and_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_stand_in import StandIn  # loads torch
+
+    demo = Recorded(DEMO_CLIP)
+    with RecordingWriter(tmp_path / "clip", demo.recording.rig, 30.0, "mjpeg") as writer:
+        for frame_set in decode(demo.recording, demo.sets[:6]):
+            writer.write(frame_set)
+    clip, stand_in, bundle = Recording.open(tmp_path / "clip"), StandIn(tmp_path), load_bundle(Path("hamuco-s"))
+    monkeypatch.setattr(
+        "hamuco.fusion.pipeline.open_runtime", lambda bundle, runtime, cameras, hands: stand_in.open(bundle, cameras)
+    )
+    warned: list[int] = []
+    counted: list[Mapping[str, int]] = []
+
+    def watch(status: Status) -> None:
+        warned.append(len(status.warnings))
+        if len(warned) == 3:
+            stand_in.library.codes = {"cuLaunchKernel": 719}
+        with suppress(TimeoutError):
+            for message in subscriber.sets():
+                counted.append(message.counters)
+
+    with (
+        Publisher("tcp://127.0.0.1:*") as publisher,
+        HamucoSubscriber(publisher.endpoint, latest=False, timeout_ms=200) as subscriber,
+    ):
+        pipeline = Pipeline(clip.rig, bundle=bundle, runtime="tensorrt")
+        run = LiveRun(clip.rig, pipeline, replay_configs(clip, "fast"), [publisher], pace="fast")
+        run.run(watch)
+        pipeline.close()
+    report = run.report()
+    assert warned == [0, 0, 0, 1, 1, 1]
+    assert report["warnings"] == run.warnings
+    assert report["warnings"][0].startswith("GPU fault 1 of 3, the CPU takes over, in 5 s the GPU is opened again: ")
+    assert report["gpu"] == {"gpu_faults": 1, "cpu_fallback": 3}
+    assert (report["model"], report["runtime"]) == ("hamuco-s", HaMuCoNetworks(bundle).runtime)
+    # The subscription may miss the first sets while it connects.
+    assert [(one["gpu_faults"], one["cpu_fallback"]) for one in counted][-3:] == [(1, 1), (1, 2), (1, 3)]
 
 
 @pytest.mark.slow

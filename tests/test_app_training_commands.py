@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import signal
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
-from command_line import clean_environment, hamuco, one_line
+from command_line import hamuco, interrupted, one_line
 from small_training import small_config, write_drawn_hands
 
+from hamuco.app.offline import DEMO_CLIP
 from hamuco.training.config import config_text
 from hamuco.training.curves import LOG, read_log
 
@@ -74,29 +73,33 @@ def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
     write_drawn_hands(tmp_path / "hands", 4)
     config = small_config(Path("hands"), steps=60, validation={"sources": []}, run={"checkpoint_every": 10})
     (tmp_path / "mine.toml").write_text(config_text(config))
-    # A shell starts background jobs with Ctrl-C ignored, and they pass that on.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from hamuco.app.cli import main; main()"
-    started = subprocess.Popen(
-        [sys.executable, "-c", code, "train", "mine.toml"],
-        cwd=tmp_path,
-        env=clean_environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    ended = interrupted("train", "mine.toml", folder=tmp_path, ready=lambda printed: "step 14 of 60" in printed)
+    assert ended.returncode == 130
+    assert one_line(ended.stderr).startswith(
+        "interrupted: with --resume it goes on from the last checkpoint in runs/mine"
     )
-    try:
-        assert started.stdout is not None
-        while not started.stdout.readline().startswith("step 14 of 60"):
-            assert started.poll() is None
-        started.send_signal(signal.SIGINT)
-        _, errors = started.communicate(timeout=60)
-    finally:
-        started.kill()
-    assert started.returncode == 130
-    assert one_line(errors).startswith("interrupted: with --resume it goes on from the last checkpoint in runs/mine")
     assert not list((tmp_path / "runs" / "mine").glob("*.unfinished"))
     resumed = hamuco("train", "mine.toml", "--resume", folder=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert re.match(r"going on after step \d+0 of 60", resumed.stdout)
     assert [row["step"] for row in read_log(tmp_path / "runs" / "mine" / LOG)] == list(range(2, 61, 2))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_labelling_leaves_no_half_written_labels(tmp_path: Path) -> None:
+    shutil.copytree(DEMO_CLIP, tmp_path / "rec")
+    labels = tmp_path / "rec" / "labels"
+    ended = interrupted("label", "rec", folder=tmp_path, ready=lambda printed: labels.is_dir())
+    assert ended.returncode == 130
+    assert one_line(ended.stderr).endswith("interrupted: the same command goes on from here")
+    assert [path.name for path in labels.rglob("*")] == ["landmarks.partial"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_measuring_saves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("evaluate", "hamuco-s", str(DEMO_CLIP), "--out", "out")
+    ended = interrupted(*arguments, folder=tmp_path, ready=lambda printed: out.is_dir())
+    assert ended.returncode == 130
+    assert one_line(ended.stderr).endswith("interrupted: nothing new is in out")
+    assert list(out.iterdir()) == []

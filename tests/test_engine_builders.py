@@ -11,10 +11,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from hamuco.engine.build import build_plan, shapes
-from hamuco.engine.builders import RTX_ARCHITECTURES, Builder, BuildError, load_runtime
+from hamuco.engine.builders import RTX_ARCHITECTURES, Builder
 from hamuco.engine.bundle import HAMUCO_S, Bundle, load_bundle
 from hamuco.engine.device_graphs import estimator_graph, interaction_graph
 from hamuco.engine.plans import NOT_COMPARED, PlanError, Platform, Precision, Profile, Wanted, find_plan
+from hamuco.engine.tensorrt_engine import BuildError, load_runtime
 
 PROFILE = Profile((1, 3, 5), 2)
 
@@ -145,7 +146,7 @@ def test_a_runtime_that_is_not_installed_says_how_to_get_it() -> None:
 def test_bindings_without_their_libraries_say_how_to_get_them(rtx: Builder) -> None:
     code = (
         "import sys; sys.modules['tensorrt_rtx_libs'] = None\n"
-        "from hamuco.engine.builders import BuildError, load_runtime\n"
+        "from hamuco.engine.tensorrt_engine import BuildError, load_runtime\n"
         "try: load_runtime('tensorrt-rtx')\n"
         "except BuildError as error: print(error)"
     )

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -94,31 +95,50 @@ def test_errors_of_the_real_driver(device: Device) -> None:
         device.module("fusion.fatbin", fatbin.read_bytes()).kernel("fuze")
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_the_chain_is_that_of_the_cpu(last: bool, device: Device, tmp_path: Path) -> None:
-    """As a graph, with the next set uploaded in the meantime; and a set gives the same twice."""
+@pytest.mark.parametrize("which", ["torch", "torch-last", "tensorrt", "tensorrt-rtx"])
+def test_the_chain_is_that_of_the_cpu(
+    which: Literal["torch", "torch-last", "tensorrt", "tensorrt-rtx"], device: Device, tmp_path: Path
+) -> None:
+    """As a graph, with the next set uploaded in the meantime; and a set gives the same twice. Engines are those that
+    `hamuco build hamuco-s` made."""
     import torch
     from gpu_scene import HALF, assert_same, one_scene
 
     from hamuco.engine.bundle import load_bundle
-    from hamuco.training.gpu_runtime import FusedSet, TorchGpuRuntime
+    from hamuco.engine.gpu_runtime import FusedSet, GpuRuntime, open_runtime
+    from hamuco.engine.plans import PlanError
+    from hamuco.engine.tensorrt_engine import BuildError
+    from hamuco.training.gpu_networks import TorchNetworks
     from hamuco.training.weights import bundle_network
 
-    if not torch.cuda.is_available():
-        pytest.skip(f"torch {torch.__version__} has no CUDA")
+    bundle, scenes = load_bundle(Path("hamuco-s")), [one_scene(seed) for seed in range(3)]
+    scenes[1].hands.pop()  # another number of hands, and so another graph
+    network, cameras = bundle_network(bundle), scenes[0].cameras
+    if which == "tensorrt" or which == "tensorrt-rtx":
+        try:
+            runtime = open_runtime(bundle, which, cameras, hands=2)
+        except (BuildError, PlanError) as error:
+            pytest.skip(str(error))
+    else:
+        if not torch.cuda.is_available():
+            pytest.skip(f"torch {torch.__version__} has no CUDA")
+        own = Device(device.driver)
+        networks = TorchNetworks(network, channels_last=which == "torch-last")
+        runtime = GpuRuntime(networks, bundle.hand, cameras, Kernels(own), own)
     for name in ("crop", "skinning", "sampler", "fusion"):
         (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
-    network, scenes = bundle_network(load_bundle(Path("hamuco-s"))), [one_scene(seed) for seed in range(3)]
-    scenes[1].hands.pop()  # another number of hands, and so another graph
-    cameras = scenes[0].cameras
-    single = TorchGpuRuntime(network, cameras, Kernels(fake_device(), np.float32, tmp_path), "cpu")
-    runtime = TorchGpuRuntime(network, cameras, Kernels(device), "cuda", last)
+    here = fake_device()
+    single = GpuRuntime(
+        TorchNetworks(network, np.float32, "cpu"), bundle.hand, cameras, Kernels(here, np.float32, tmp_path), here
+    )
     runtime.start(scenes[0].images, scenes[0].hands)
     got = []
     for scene in [*scenes[1:], *scenes]:
         runtime.start(scene.images, scene.hands)
         got.append(runtime.finish())
     got.append(runtime.finish())
+    runtime.close()
+    device.make_current()
     for scene, one, again in zip(scenes, got[:3], got[3:], strict=True):
         single.start(scene.images, scene.hands)
         assert_same(one, single.finish(), HALF)

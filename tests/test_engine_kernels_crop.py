@@ -16,10 +16,10 @@ from scipy.spatial.transform import Rotation
 
 from hamuco.calibration.camera import Camera
 from hamuco.engine.crops import CropCamera
+from hamuco.engine.hamuco import IMAGE_DEVIATION, IMAGE_MEAN
 from hamuco.engine.hamuco_views import right_crops
 from hamuco.engine.kernel_structs import camera_frame, crop_view, max_tangent
 from hamuco.engine.view_hand import Region
-from hamuco.training.networks import estimator
 
 FloatArray = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
@@ -133,7 +133,7 @@ def sampled(planes: NDArray[np.generic], at: FloatArray) -> FloatArray:
 
 def levels(bgr: FloatArray) -> FloatArray:
     """What the estimator's normalization makes of (n, S, S, 3)."""
-    mean, deviation = 255 * np.array(estimator._MEAN), 255 * np.array(estimator._DEVIATION)
+    mean, deviation = 255 * np.array(IMAGE_MEAN), 255 * np.array(IMAGE_DEVIATION)
     return np.asarray(((bgr[..., ::-1] - mean) / deviation).transpose(0, 3, 1, 2))
 
 

@@ -12,18 +12,11 @@ from host_kernels import load_host_kernels
 from numpy.typing import NDArray
 from synthetic_hand import synthetic_hand
 
-from hamuco.engine.hamuco import ROOT, axis_angle, decoded, rotations_from_6d
+from hamuco.engine.hamuco import DEPTH_UNIT, ROOT, axis_angle, decoded, rotations_from_6d
 from hamuco.engine.hand_arrays import hand_arrays
-from hamuco.engine.hand_model import (
-    HandModel,
-    bone_transforms,
-    forward,
-    landmark_anchors,
-    load_hand_model,
-    pose_rotations,
-    rest_joints,
-)
+from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.kernel_launch import landmark_arrays
+from hamuco.engine.skinning import bone_transforms, forward, landmark_anchors, pose_rotations, rest_joints
 
 FloatArray = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -170,7 +163,9 @@ def test_landmarks_are_where_the_crop_shows_them(model: HandModel) -> None:
     expected = decoded(model, hands.pose, hands.betas, hands.camera, hands.half_angle.astype(np.float64))
     location = skin(model, hands, np.float16).location
     np.testing.assert_allclose(location[..., :2], expected.pixels, atol=LOCATION_ROUNDING, rtol=0)
-    np.testing.assert_allclose(location[..., 2], expected.joints[..., 2] / 0.2, atol=POINT_ROUNDING / 0.2, rtol=0)
+    np.testing.assert_allclose(
+        location[..., 2], expected.joints[..., 2] / DEPTH_UNIT, atol=POINT_ROUNDING / DEPTH_UNIT, rtol=0
+    )
 
 
 def test_a_landmark_behind_the_camera_is_projected_as_if_it_were_near(free_hand: HandModel) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from hamuco.app.offline import DEMO_CLIP
 from hamuco.engine.bundle import HAMUCO_S
 from hamuco.engine.runtime import Network
 
@@ -28,3 +33,28 @@ def test_images_run_together_as_they_run_alone(images: int) -> None:
     kept = network(crops)
     network(crops[::-1])
     np.testing.assert_array_equal(kept[0], network(crops)[0])
+
+
+# Stands in every process that is started below: as if OpenVINO were not installed.
+_WITHOUT = "import sys; sys.modules['openvino'] = None; "
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _WITHOUT + code], capture_output=True, text=True, cwd=Path(sys.prefix), check=False
+    )
+
+
+def test_who_runs_no_network_on_the_cpu_needs_no_openvino() -> None:
+    modules = "hamuco.engine.hamuco, hamuco.app.chains, hamuco.engine.hamuco_views, hamuco.app.session, hamuco.app.cli"
+    result = _run(f"import {modules}")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["bench", "latency"], ["live", "--replay", "REC", "--model", "hamuco-s"]])
+def test_a_missing_openvino_is_one_line_with_the_command_that_installs_it(arguments: list[str]) -> None:
+    given = [str(DEMO_CLIP) if argument == "REC" else argument for argument in arguments]
+    result = _run(f"sys.argv = ['hamuco', *{given!r}]; from hamuco.app.cli import main; main()")
+    assert result.returncode == 1
+    said = 'error: networks on the CPU need openvino, which is not installed: pip install "openvino>=2025.0"'
+    assert result.stderr.splitlines() == [said]

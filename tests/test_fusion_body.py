@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from synthetic_hand import random_hands
 
-from hamuco.engine.hand_model import forward, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.fusion.body import Body
 from hamuco.fusion.kinematics import Skeleton
 from hamuco.fusion.shape import bone_lengths

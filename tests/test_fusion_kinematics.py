@@ -7,7 +7,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 from synthetic_hand import mixed_skeleton, poses_of, random_hands, synthetic_hand
 
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model, mirror_axis_angle
+from hamuco.engine.hand_model import HandModel, load_hand_model, mirror_axis_angle
+from hamuco.engine.skinning import forward
 from hamuco.fusion.kinematics import Skeleton, rotation_and_tangent
 
 MIRROR = np.array([-1.0, 1.0, 1.0])

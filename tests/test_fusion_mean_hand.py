@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rigs import ring_rig
 
 from hamuco.engine.hamuco import CropHands, decoded
-from hamuco.engine.hand_model import mirror_axis_angle, pose_rotations
+from hamuco.engine.hand_model import mirror_axis_angle
+from hamuco.engine.skinning import pose_rotations
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.fusion.mean_hand import mean_hand

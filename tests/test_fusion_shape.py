@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from synthetic_hand import random_hands
 
-from hamuco.engine.hand_model import forward, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.fusion.kinematics import Skeleton
 from hamuco.fusion.shape import ShapeEstimator, bone_lengths, fit_shape
 

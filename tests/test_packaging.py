@@ -159,11 +159,12 @@ def test_a_run_against_the_truth_loads_no_optional_library(tmp_path: Path) -> No
 
 def test_nothing_reports_to_anybody() -> None:
     # openvino's telemetry, which is installed beside it, opens connections when openvino is imported.
-    assert _loaded_by("import hamuco.engine.runtime", ("openvino_telemetry.main", "openvino_telemetry.backend")) == ""
+    run = "from hamuco.engine.openvino_core import core; core()"
+    assert _loaded_by(run, ("openvino", "openvino_telemetry.main", "openvino_telemetry.backend")) == "openvino"
 
 
 def test_the_grabbers_start_without_the_inference_library() -> None:
-    assert _loaded_by("import hamuco.app.cli", ("openvino", "scipy")) == ""
+    assert _loaded_by("import hamuco.app.cli", ("openvino", "scipy", "hamuco.engine.bundle")) == ""
 
 
 def test_nobody_imports_training_or_app() -> None:

@@ -14,7 +14,8 @@ from made_up_datasets import write_freihand, write_hanco
 from numpy.typing import NDArray
 
 from hamuco.capture.recording import Recording
-from hamuco.engine.hand_model import forward, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.fusion.hand import HandParameters
 from hamuco.training.crop_builders import crop_set_of_dataset, crop_set_of_recording, crop_set_of_stream
 from hamuco.training.crop_set import (

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from made_up_datasets import MadeUpHand, spot, write_hanco
 
-from hamuco.engine.hand_model import forward, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.training.datasets.files import DatasetError
 from hamuco.training.datasets.hanco import HanCo
 from hamuco.training.datasets.sample import Dataset, Sample

@@ -123,8 +123,9 @@ def test_a_checkpoint_becomes_a_bundle_that_says_where_it_comes_from(tmp_path: P
     bundle = export_checkpoint(tmp_path / "best.pt", tmp_path / "bundle", "mine", "CC0")
     assert bundle.card.name == "mine"
     assert bundle.card.image_size == 64
-    assert bundle.card.training_data == "crops crops; 1234 steps"
-    assert bundle.card.accuracy == "fused_mpjpe_mm = 8.25 in validation"
+    assert bundle.card.training_data == "crops crops; 1234 steps of 4 hands in 2 views"
+    said = "MPJPE (root-relative) of the fused hand 8.25 mm at its best until step 1234, on 4 hands of the validation"
+    assert bundle.card.accuracy == f"{said} (crops crops)"
     assert bundle.card.licence == "CC0"
     save_checkpoint(tmp_path / "other.pt", replace(state, hand_model="MANO"))
     with pytest.raises(CheckpointError, match="was trained with the hand 'MANO'"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hamuco_views import SIGMA
-from hamuco.engine.hand_model import forward
+from hamuco.engine.skinning import forward
 from hamuco.engine.view_hand import Region, ViewHand
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.hamuco_methods import HaMuCoMethods

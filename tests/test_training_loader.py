@@ -18,7 +18,8 @@ import pytest
 import torch
 from labelled_footage import write_labelled
 
-from hamuco.engine.hand_model import axis_angle_to_matrix, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import axis_angle_to_matrix
 from hamuco.training.augment import PLAIN, Augmentation
 from hamuco.training.batch import Batch
 from hamuco.training.crop_builders import crop_set_of_recording, crop_set_of_stream

@@ -107,12 +107,18 @@ def test_weights_of_another_network_are_named_and_change_nothing(tmp_path: Path)
         load_weights(backbone, tmp_path / "mobile.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a torch file", b"PK\x03\x04 cut off"])
+# The last but one looks like a list of pickle's to which a number is to be added, the last like a protocol that there is not.
+@pytest.mark.parametrize(
+    "content", [b"", b"not a torch file", b"PK\x03\x04 cut off", b"hello text\n", b"a]K\x01a.", b"\x80\xff"]
+)
 def test_what_is_no_torch_file_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(BackboneError, match=r"weights\.pth is not a torch file"):
+    with pytest.raises(
+        BackboneError, match=r"weights\.pth, of \d+ bytes, is not a torch file .*; wanted is a state"
+    ) as caught:
         load_weights(make_backbone("mobile"), path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -120,8 +126,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], path)
     with pytest.raises(BackboneError, match="no state dict"):
         load_weights(make_backbone("mobile"), path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth: this is not there; wanted is a state dict"):
         load_weights(make_backbone("mobile"), tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match="this is a folder"):
+        load_weights(make_backbone("mobile"), tmp_path)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

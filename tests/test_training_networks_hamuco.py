@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model
+from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.training.batch import Views
 from hamuco.training.networks.estimator import EstimatorConfig
 from hamuco.training.networks.hamuco import HaMuCo, HaMuCoConfig, HaMuCoOutput, default_config

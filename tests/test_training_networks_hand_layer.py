@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from hamuco.engine.hand_model import HandModel, forward, pose_rotations
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import forward, pose_rotations
 from hamuco.training.networks.hand_layer import HandLayer
 from hamuco.training.networks.rotations import matrix_to_6d, rotation_6d_to_matrix
 

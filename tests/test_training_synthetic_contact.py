@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model
+from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.fusion.hand import HandParameters
 from hamuco.training.synthetic.contact import capsules, flesh_of, mutual_penetration, segment_distance, separation
 

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hamuco.engine.hand_model import (
-    HandMesh,
-    HandModel,
-    axis_angle_to_matrix,
-    forward,
-    load_hand_model,
-    mirror_axis_angle,
-)
+from hamuco.engine.hand_model import HandModel, load_hand_model, mirror_axis_angle
+from hamuco.engine.skinning import HandMesh, axis_angle_to_matrix, forward
 from hamuco.training.synthetic import meshes
 from hamuco.training.synthetic.hand_surface import HandSurface, SleeveCut, openness
 from hamuco.training.synthetic.meshes import Mesh

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from hamuco.engine.hand_model import HandMesh, HandModel, forward, load_hand_model, mirror_axis_angle
+from hamuco.engine.hand_model import HandModel, load_hand_model, mirror_axis_angle
+from hamuco.engine.skinning import HandMesh, forward
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.synthetic import motion
 from hamuco.training.synthetic.contact import capsules, mutual_penetration, own_penetration

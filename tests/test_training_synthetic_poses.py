@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model, mirror_axis_angle
+from hamuco.engine.hand_model import HandModel, load_hand_model, mirror_axis_angle
+from hamuco.engine.skinning import forward
 from hamuco.fusion.shape import bone_lengths
 from hamuco.training.synthetic.contact import TOLERATED_DEPTH
 from hamuco.training.synthetic.poses import FAMILIES, draw_angles, draw_betas, fingers_of

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera
-from hamuco.engine.hand_model import HandMesh, forward, load_hand_model, mirror_axis_angle
+from hamuco.engine.hand_model import load_hand_model, mirror_axis_angle
+from hamuco.engine.skinning import HandMesh, forward
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.synthetic import renderer as renderer_module
 from hamuco.training.synthetic.look import PRESETS, Lights, Look, draw_look

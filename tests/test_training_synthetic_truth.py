@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_hand import synthetic_hand
 
-from hamuco.engine.hand_model import forward
+from hamuco.engine.skinning import forward
 from hamuco.fusion.hand import Side
 from hamuco.training.synthetic.truth import PARAMETERS, TRUTH_FILE, Trajectory, Truth, TruthError, ViewTruth
 

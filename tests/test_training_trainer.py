@@ -137,6 +137,13 @@ def test_what_is_missing_is_said_before_anything_takes_long(crops: Path, tmp_pat
         ({"sources": [rendered], "validation": {"sources": [{"hanco": "nowhere"}]}}, "nowhere"),
         ({"sources": [rendered], "start": {"weights": "nowhere.pt"}}, r"nowhere\.pt is not there"),
         ({"sources": [rendered], "start": {"weights": str(crops)}}, "is no bundle: it has no model.toml"),
+        ({"sources": [rendered], "start": {"backbone": "nowhere.pth"}}, r"nowhere\.pth: this is not there"),
+        ({"sources": [rendered], "start": {"backbone": __file__}}, "is not a torch file of plain tensors"),
+        (
+            {"run": {"threads": 100_000}},
+            r"run\.threads is 100000, which is too many for \d+ cores, at most \d+: 0 takes",
+        ),
+        ({"run": {"workers": 100_000}}, r"run\.workers is 100000, which is too many for \d+ cores"),
         (
             {"sources": [rendered], "model": {"estimator": {"backbone": "resnet99"}}},
             "no backbone 'resnet99'; known are",
@@ -150,6 +157,13 @@ def test_what_is_missing_is_said_before_anything_takes_long(crops: Path, tmp_pat
         OSError, match=r"folder .*file/out cannot be made \(Not a directory\): choose another with --out"
     ):
         train(small_config(crops), tmp_path / "file" / "out")
+
+
+def test_a_batch_larger_than_the_memory_is_refused_before_anything_is_made(crops: Path, tmp_path: Path) -> None:
+    # 1e9 hands in 2 views of 64 px, 15 bytes each px: more than any machine has, but as much as the system would promise.
+    with pytest.raises(MemoryError, match=r"their images alone take 122880\.0 GB, this machine has \d+\.\d GB"):
+        train(small_config(crops, batch=1_000_000_000), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_seeds_differ(trained: Path, crops: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from itertools import cycle
@@ -12,10 +13,16 @@ import numpy as np
 
 from hamuco.training.evaluation import Evaluation
 from hamuco.training.tally import PCK_THRESHOLDS_M, Scores
+from hamuco.training.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+UNSAVED = (
+    "what was measured is printed above; make room on the disk, or choose another folder with --out, and measure again"
+)
+"""What to do where results cannot be written."""
 
 # Okabe and Ito's colours, told apart by everybody.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -34,6 +41,7 @@ def draw_plots(evaluation: Evaluation, out: Path) -> list[Path]:
 
     Raises:
         PlotError: matplotlib is not installed.
+        OSError: the disk is full, or the folder cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,7 +65,9 @@ def draw_plots(evaluation: Evaluation, out: Path) -> list[Path]:
             continue
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
         path = out / f"{stem}-{name}.png"
-        figure.savefig(path, dpi=_DPI)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=_DPI)
+        write_whole(path, picture.getbuffer(), UNSAVED)
         written.append(path)
     return written
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.engine.crops import CropCamera
-from hamuco.engine.hand_model import axis_angle_to_matrix
+from hamuco.engine.skinning import axis_angle_to_matrix
 from hamuco.training.crop_set import CropView
 
 FloatArray = NDArray[np.float64]

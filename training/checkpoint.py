@@ -7,7 +7,6 @@ generator is among it; nor is the learning rate, a function of the step.
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,8 +17,12 @@ from typing import Any
 import torch
 
 from hamuco.training.config import difference
+from hamuco.training.whole_file import write_whole
 
 FORMAT = 1
+
+RESUME = "make room on the disk and go on with --resume"
+"""What to do where a file of a training cannot be written."""
 
 _WHICH = "a checkpoint is the file best.pt or last.pt in the folder of a training"
 
@@ -70,25 +73,7 @@ def save(path: Path, values: Mapping[str, Any]) -> None:
     """
     memory = io.BytesIO()  # torch's own writer hides what the system says about a full disk
     torch.save(dict(values), memory)
-    write_whole(path, memory.getbuffer())
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file of a training: whole, or what was at its place stays there. Raises OSError as `save`."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name with the old disk
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        before = "what was there before is whole" if path.exists() else "nothing is there"
-        raise OSError(
-            f"{path} cannot be written ({error.strerror or error}; {len(data) / 1e6:.3f} MB): {before}; "
-            "make room on the disk and go on with --resume"
-        ) from error
+    write_whole(path, memory.getbuffer(), RESUME)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -11,9 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hamuco.training.checkpoint import write_whole
+from hamuco.training.checkpoint import RESUME
 from hamuco.training.losses import LossWeights
 from hamuco.training.validation import FIGURES
+from hamuco.training.whole_file import write_whole
 
 LOG, CURVES = "log.csv", "curves.png"
 LOSSES = [*(weight.name for weight in fields(LossWeights)), "total"]
@@ -40,7 +41,7 @@ class TrainingLog:
         self._writer.writerow(self._columns)
         for row in rows:
             self._put(row)
-        write_whole(self.path, kept.getvalue().encode())
+        write_whole(self.path, kept.getvalue().encode(), RESUME)
         self._file = self.path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
         self._board = _tensor_board(out, after)
@@ -114,7 +115,7 @@ def draw_curves(out: Path) -> Path | None:
             axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=110)
-    write_whole(out / CURVES, picture.getbuffer())
+    write_whole(out / CURVES, picture.getbuffer(), RESUME)
     return out / CURVES
 
 

@@ -20,12 +20,12 @@ from hamuco.engine.hamuco import CropHands, HaMuCoNetworks
 from hamuco.engine.hand_model import HandModel, load_hand_model, save_hand_model
 from hamuco.engine.landmarks import HAND_RULE
 from hamuco.training.batch import Views
+from hamuco.training.card import accuracy, training_data
 from hamuco.training.checkpoint import load_checkpoint
 from hamuco.training.networks.estimator import Estimator
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.networks.interaction import Interaction
 from hamuco.training.networks.prediction import HandPrediction
-from hamuco.training.sources import KINDS
 from hamuco.training.structuring import unstructure, without_none
 from hamuco.training.weights import load_network
 
@@ -88,19 +88,12 @@ def export_checkpoint(checkpoint: Path, out: Path, name: str, licence: str, half
     hand = load_hand_model()
     network, config = load_network(checkpoint, hand)
     stored = load_checkpoint(checkpoint)
-    kinds = [(kind, getattr(source, kind)) for source in config.sources for kind in KINDS]
-    sources = [
-        f"{kind} {given.name}" if isinstance(given, Path) else kind for kind, given in kinds if given is not None
-    ]
-    measured = (
-        f"{config.validation.best} = {stored.best:.3g} in validation" if np.isfinite(stored.best) else "not measured"
-    )
     card = Card(
         name=name,
         image_size=config.model.estimator.image_size,
         box_rule=HAND_RULE,
-        training_data=f"{', '.join(sources)}; {stored.step} steps",
-        accuracy=measured,
+        training_data=training_data(stored, config),
+        accuracy=accuracy(checkpoint, stored, config),
         licence=licence,
         architecture=without_none(unstructure(config.model)),
     )

@@ -18,19 +18,11 @@ from scipy.optimize import nnls
 
 from hamuco.calibration.camera import Camera
 from hamuco.engine.crops import CropCamera
-from hamuco.engine.hand_model import (
-    JOINTS,
-    LANDMARKS,
-    HandModel,
-    axis_angle_to_matrix,
-    bone_transforms,
-    forward,
-    pose_rotations,
-    rest_joints,
-)
+from hamuco.engine.hand_model import JOINTS, LANDMARKS, HandModel
 from hamuco.engine.landmarks import CROP_SIZE, regions_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
 from hamuco.engine.runtime import Network
+from hamuco.engine.skinning import axis_angle_to_matrix, bone_transforms, forward, pose_rotations, rest_joints
 
 FloatArray = NDArray[np.float64]
 

@@ -1,19 +1,30 @@
-"""HaMuCo's networks as a GPU runs them: cut where our kernels take over, folded, and in half precision where it is safe.
+"""HaMuCo's networks in torch for the GPU runtime: cut where our kernels take over, folded, in half precision where it is safe.
 
-The graphs that TensorRT gets, `hamuco.engine.device_graphs`, are cut at the same places.
+The graphs that TensorRT gets, `hamuco.engine.device_graphs`, are cut at the same places. This is the reference for them, and
+for GPUs without TensorRT.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hamuco.engine.cuda import Stream
+from hamuco.engine.gpu_networks import LaunchedGraph, Looked, NetworkInputs, Refined
 from hamuco.engine.hand_model import LANDMARKS
+from hamuco.engine.kernel_launch import FeatureMap
 from hamuco.training.networks.backbones import Maps, resized
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.networks.parameters import HandParameters
@@ -59,13 +70,8 @@ class DeviceNetworks(nn.Module):
 
     def look(self, images: Tensor) -> tuple[HandParameters, Maps]:
         """`Estimator.forward` of images (n, 3, S, S) that the crop kernel has normalized."""
-        estimator = self.estimator
-        maps: Maps = estimator.backbone(images.contiguous(memory_format=self._memory))
-        seen = maps[3].float().mean(dim=(2, 3))
-        if estimator.locator is not None:
-            seen = torch.cat([seen, estimator.locator(maps)[1]], dim=1)
-        heads = (estimator.pose_head, estimator.shape_head, estimator.camera_head)
-        return estimator.readout(torch.cat([head(seen) for head in heads], dim=-1)), maps
+        maps: Maps = self.estimator.backbone(images.contiguous(memory_format=self._memory))
+        return self.estimator.readout(self.estimator.read(maps)[0]), maps
 
     def refine(self, last_map: Tensor, sampled: Tensor, hands: Tensor, valid: Tensor) -> HandParameters:
         """`Interaction.forward` with features that the sampler has found.
@@ -88,6 +94,109 @@ class DeviceNetworks(nn.Module):
         return parameters
 
 
+class TorchNetworks:
+    """See `hamuco.engine.gpu_networks.GpuNetworks`. Torch shares the device's context, and allocates beside it."""
+
+    def __init__(
+        self, network: HaMuCo, dtype: DTypeLike = np.float16, device: str = "cuda", channels_last: bool = False
+    ) -> None:
+        """
+        Args:
+            network: trained; it is not changed.
+            dtype: float16, or float32 to compare with.
+            device: torch's name of the one that runs the kernels; "cpu" in tests, with a stand-in for the driver.
+            channels_last: see `DeviceNetworks`.
+        """
+        self.dtype, self.image_size = np.dtype(dtype), network.config.estimator.image_size
+        self.name = f"torch {torch.__version__} {self.dtype}"
+        self._device = torch.device(device)
+        kind = torch.float16 if self.dtype == np.float16 else torch.float32
+        self._modules = DeviceNetworks(network, self._device, kind, channels_last)
+        self.sampled = self._modules.sampled
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        if self._device.type == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+            torch.cuda.synchronize(self._device)  # weights came on torch's own stream
+
+    def prepare(self, hands: int, views: int, inputs: NetworkInputs) -> _Prepared:
+        """See `GpuNetworks`."""
+        count, size = hands * views, self.image_size
+        return _Prepared(
+            self._modules,
+            self._device,
+            _Inputs(
+                images=self._tensor(inputs.images, (count, 3, size, size), self.dtype),
+                half_angle=self._tensor(inputs.half_angle, (count,), np.float32),
+                places=self._tensor(inputs.places, (hands, views), np.int64),
+                location=self._tensor(inputs.location, (count, LANDMARKS, 3), np.float32),
+                sampled=self._tensor(inputs.sampled, (count, LANDMARKS, self.sampled), self.dtype),
+            ),
+        )
+
+    def capture(self, stream: Stream, work: Callable[[], None]) -> LaunchedGraph:
+        """By torch, whose allocator has to know. Graphs share memory, since only one of them runs at a time."""
+        if self._device.type != "cuda":
+            return _Repeated(work)
+        graph, own = torch.cuda.CUDAGraph(), _torch_stream(stream, self._device)
+        self._graphs.append(graph)
+        # Other threads may go on allocating.
+        with torch.cuda.graph(graph, self._pool, own, capture_error_mode="thread_local"):
+            work()
+        return _Captured(graph, self._device)
+
+    def _tensor(self, address: int, shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
+        """That shares memory of the device."""
+        kind = np.dtype(dtype)
+        if self._device.type != "cuda":
+            memory = (ctypes.c_uint8 * (math.prod(shape) * kind.itemsize)).from_address(address)
+            return torch.from_numpy(np.ctypeslib.as_array(memory).view(kind).reshape(shape))
+        there = _OnDevice({"data": (address, False), "shape": shape, "typestr": kind.str, "version": 3})
+        tensor = torch.as_tensor(there, device=self._device)
+        assert tensor.data_ptr() == address, "torch made a copy"
+        return tensor
+
+    def close(self) -> None:
+        """See `GpuNetworks`."""
+        for graph in self._graphs:
+            graph.reset()
+        self._graphs.clear()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inputs:
+    """`NetworkInputs` as tensors."""
+
+    images: Tensor
+    half_angle: Tensor
+    places: Tensor
+    location: Tensor
+    sampled: Tensor
+
+
+class _Prepared:
+    """See `PreparedNetworks`. What was computed last is kept: a graph that was captured goes on writing there."""
+
+    def __init__(self, modules: DeviceNetworks, device: torch.device, inputs: _Inputs) -> None:
+        self._modules, self._device, self._inputs = modules, device, inputs
+
+    @torch.inference_mode()
+    def look(self, stream: Stream) -> Looked:
+        with _current(stream, self._device):
+            hands, self._maps = self._modules.look(self._inputs.images)
+            self._looked = _contiguous(hands)
+        pose, betas, camera = (one.data_ptr() for one in self._looked)
+        return Looked(pose, betas, camera, tuple(_feature_map(level) for level in self._maps[:3]))
+
+    @torch.inference_mode()
+    def refine(self, stream: Stream) -> Refined:
+        with _current(stream, self._device):
+            given, pose = self._inputs, self._looked[0]
+            known = torch.cat([given.location.flatten(1), pose[:, 1:].flatten(1), given.half_angle[:, None]], dim=1)
+            better = self._modules.refine(self._maps[3], given.sampled, known, given.places >= 0)
+            self._refined = _contiguous(better)
+        return Refined(self._refined[0].data_ptr(), self._refined[2].data_ptr())
+
+
 def _fold_normalization(module: nn.Module) -> None:
     """Batch normalization into the convolution that is registered just before it, as in all our backbones.
 
@@ -99,3 +208,55 @@ def _fold_normalization(module: nn.Module) -> None:
             setattr(module, after, nn.Identity())
     for child in module.children():
         _fold_normalization(child)
+
+
+class _Captured:
+    """A graph of torch's."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, device: torch.device) -> None:
+        self._graph, self._device = graph, device
+
+    def launch(self, stream: Stream) -> None:
+        with _current(stream, self._device):
+            self._graph.replay()
+
+
+class _Repeated:
+    """On the CPU, where torch has no graphs: the work itself."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def launch(self, stream: Stream) -> None:
+        self._work()
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDevice:
+    """Memory as torch takes it from other libraries."""
+
+    __cuda_array_interface__: Mapping[str, Any]
+
+
+def _current(stream: Stream, device: torch.device) -> AbstractContextManager[Any]:
+    """Torch's work goes to the stream."""
+    return torch.cuda.stream(_torch_stream(stream, device)) if device.type == "cuda" else nullcontext()
+
+
+def _torch_stream(stream: Stream, device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.ExternalStream(stream.handle, device)
+
+
+def _contiguous(hands: HandParameters) -> tuple[Tensor, Tensor, Tensor]:
+    return hands.pose.contiguous(), hands.betas.contiguous(), hands.camera.contiguous()
+
+
+def _feature_map(maps: Tensor) -> FeatureMap:
+    """Maps (n, C, S, S) for the sampler, which knows crops and rows without gaps."""
+    _, channels, _, size = maps.shape
+    crop, channel, row, column = maps.stride()
+    if (crop, row) != (channels * size * size, size * column):
+        raise ValueError(
+            f"a feature map of shape {tuple(maps.shape)} has strides {maps.stride()}: there are gaps in it"
+        )
+    return FeatureMap(maps.data_ptr(), channels, size, channel, column)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from hamuco.engine.hamuco import HaMuCoNetworks, Looks
 from hamuco.engine.hamuco_views import SIGMA, joint_rays, right_crops
-from hamuco.engine.hand_model import HandModel, forward
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import forward
 from hamuco.engine.view_hand import Region, ViewHand
 from hamuco.fusion.hand import Side
 from hamuco.fusion.mean_hand import mean_hand

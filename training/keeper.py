@@ -13,13 +13,14 @@ from time import perf_counter
 
 from hamuco.training.augment import PLAIN
 from hamuco.training.batch import Batch, to_device
-from hamuco.training.checkpoint import Checkpoint, save_checkpoint, write_whole
+from hamuco.training.checkpoint import RESUME, Checkpoint, save_checkpoint
 from hamuco.training.config import TrainConfig, config_text
 from hamuco.training.curves import TrainingLog, draw_curves
 from hamuco.training.loader import LoaderOptions, batches
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.sources import Progress, prepare
 from hamuco.training.validation import FIGURES, validate
+from hamuco.training.whole_file import write_whole
 
 LAST, BEST, CONFIG = "last.pt", "best.pt", "config.toml"
 
@@ -46,7 +47,7 @@ class Keeper:
             ValueError, OSError: a source of the validation cannot be read, or does not know what decides.
         """
         config = self._config
-        write_whole(self._out / CONFIG, config_text(config).encode())
+        write_whole(self._out / CONFIG, config_text(config).encode(), RESUME)
         size = config.model.estimator.image_size
         sources = [
             prepare(one, size, config.views, self._out, True, self._progress) for one in config.validation.sources

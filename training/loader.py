@@ -23,11 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from hamuco.engine.hand_model import axis_angle_to_matrix, load_hand_model
+from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.skinning import axis_angle_to_matrix
 from hamuco.fusion.hand import HandParameters
 from hamuco.training.augment import Augmentation, move, spoil
 from hamuco.training.batch import Batch, Views
 from hamuco.training.crop_set import CropSet, CropView, HandTruth
+from hamuco.training.shared_memory import check_room, full
 from hamuco.training.synthetic.crop_stream import CropStream
 from hamuco.training.synthetic.crops import CropBatch, CropOptions
 
@@ -89,6 +91,7 @@ def batches(
     Raises:
         ValueError: no source, or a share that is none; a batch too small for every source to be in it.
         CropSetError: a crop set is damaged, or has no sample.
+        OSError: there is too little shared memory for what workers read ahead.
         GraphicsError, CropWorkerError: see `CropStream`.
     """
     counts = samples_per_source([source.share for source in sources], options.batch)
@@ -122,18 +125,23 @@ def _batches(
             )
             for crops, number in rendered
         ]
-        reader = _reader(stored, options.workers, start) if stored.count else None
+        reader = _reader(stored, options, start) if stored.count else None
         for step in count(start):
-            parts = [] if reader is None else [next(reader)]
+            parts = [] if reader is None else [_next(reader)]
             for number, stream in enumerate(streams):
                 rng = np.random.default_rng((options.seed, options.rank, step, 1, number))
                 parts.append(_rendered(next(stream), augmentation, rng))
             yield _join(parts)
 
 
-def _reader(stored: StoredBatches, workers: int, start: int) -> Iterator[Batch]:
+def _reader(stored: StoredBatches, options: LoaderOptions, start: int) -> Iterator[Batch]:
+    workers = options.workers
     if workers == 0:
         return (stored[step] for step in count(start))
+    ahead = workers * _PREFETCH
+    images = stored.count * options.views * options.size**2 * 3
+    # A worker whose batch finds no room prints a traceback and goes on, and the training waits for ever.
+    check_room(ahead * images, f"the {ahead} batches that {workers} workers read ahead")
     loader = DataLoader(
         stored,
         batch_size=None,
@@ -148,6 +156,15 @@ def _reader(stored: StoredBatches, workers: int, start: int) -> Iterator[Batch]:
         worker_init_fn=_begin_worker,
     )
     return iter(loader)
+
+
+def _next(reader: Iterator[Batch]) -> Batch:
+    try:
+        return next(reader)
+    except RuntimeError as error:
+        if "shared memory" in str(error) or "bus error" in str(error).lower():
+            raise full("a worker has found no room for its batch") from error
+        raise
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hamuco.engine.hand_model import HandModel, forward, load_hand_model
+from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.engine.skinning import forward
 from hamuco.engine.view_hand import ViewHand
 from hamuco.fusion.body import Body
 from hamuco.fusion.fit import fit_pose

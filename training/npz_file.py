@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hamuco.training.whole_file import write_whole
 
 
 class ArrayFileError(ValueError):
@@ -22,15 +25,9 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written, or the disk is full.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error.strerror or error}): make room on the disk, or choose a place "
-                      "where you may write") from error  # fmt: skip
+    memory = io.BytesIO()
+    np.savez_compressed(memory, allow_pickle=False, **arrays)
+    write_whole(path, memory.getbuffer(), "make room on the disk, or choose a place where you may write")
 
 
 def load_arrays(path: Path, dtypes: Mapping[str, type], advice: str) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,7 @@ interrupted goes on exactly as it would have, on the same machine and with the s
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -39,6 +40,9 @@ from hamuco.training.weights import Weights, take_weights, weights_of
 
 BAD_BATCH = "bad_batch.pt"
 
+_PER_CORE = 8  # threads or workers that may be wanted; more than one or two gain nothing
+_BYTES_PER_PIXEL = 3 + 3 * 4  # as they come, and normalized, which the gradient of the first layer needs
+
 _DTYPES: Mapping[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -63,11 +67,14 @@ def train(
         tell: told what was reached, now and then.
 
     Raises:
-        TrainingError: there is a training in `out` and it is not to be resumed; or a loss is not finite.
+        TrainingError: there is a training in `out` and it is not to be resumed; or more threads or workers are wanted
+            than the processor can have; or a loss is not finite.
+        MemoryError: a batch is larger than the memory.
         CheckpointError: the checkpoint is damaged, or of another training.
         ValueError, OSError: a source cannot be read, or something cannot be written.
     """
     hand_model = load_hand_model()
+    _check_processor(config)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     with this_process(config.run.device) as here, ExitStack() as stack:
@@ -78,6 +85,7 @@ def train(
         for validation, given in ((False, config.sources), (True, config.validation.sources)):
             for source in given:
                 check(source, validation)
+        _check_memory(config, here.device)
         torch.manual_seed(config.seed)
         network = HaMuCo(config.model, hand_model).to(here.device)
         optimizer = torch.optim.AdamW(
@@ -155,6 +163,31 @@ def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Te
     elif here.first:
         tell(f"going on after step {checkpoint.step} of {config.steps}")
     return checkpoint
+
+
+def _check_processor(config: TrainConfig) -> None:
+    """Of a few hundred threads or processes too many, the system stops one without a word."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = _PER_CORE * cores
+    for name, what in (("threads", "0 takes one for each core"), ("workers", "as many as there are cores will do")):
+        if (wanted := getattr(config.run, name)) > most:
+            raise TrainingError(f"run.{name} is {wanted}, which is too many for {cores} cores, at most {most}: {what}")
+
+
+def _check_memory(config: TrainConfig, device: torch.device) -> None:
+    """The system lets a process reserve what there is not, and stops it without a word when it is used.
+
+    Raises:
+        MemoryError: the images of a step are larger than all of the memory.
+    """
+    size = config.model.estimator.image_size
+    needed = config.batch * config.views * size * size * _BYTES_PER_PIXEL
+    if device.type == "cuda":
+        memory, where = torch.cuda.mem_get_info(device)[1], "the GPU"
+    else:
+        memory, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
+    if needed > memory:
+        raise MemoryError(f"their images alone take {needed / 1e9:.1f} GB, {where} has {memory / 1e9:.1f} GB")
 
 
 def _make_folder(out: Path) -> None:

@@ -1,4 +1,4 @@
-// Hand parameters to meshes, joints and landmarks: what each thread does. hamuco/engine/hand_model.py has the formulas.
+// Hand parameters to meshes, joints and landmarks: what each thread does. hamuco/engine/skinning.py has the formulas.
 //
 // A launch has (tiles + 1) x H blocks: those below `tiles` skin TILE vertices of one hand each, the last one writes the
 // hand's joints, landmarks and rotations. With 0 vertices in the model it is the only one: landmarks cost no mesh.

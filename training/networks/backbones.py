@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 """Feature maps (N, channels, S / stride, S / stride) at strides 4, 8, 16 and 32."""
 
 STRIDES = (4, 8, 16, 32)
+
+_WEIGHTS = "wanted is a state dict as torch.save writes it, such as torchvision's resnet18-f37072fd.pth"
 
 
 def resized(maps: Tensor, size: int) -> Tensor:
@@ -65,13 +66,19 @@ def load_weights(backbone: Backbone, path: Path) -> None:
     Raises:
         BackboneError: not a file of tensors, or not of this backbone: names what is missing, unexpected, or of
             another shape. The backbone keeps the weights that it had.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read; FileNotFoundError: it is not there.
     """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise FileNotFoundError(f"the backbone's weights, {path}: this {what}; {_WEIGHTS}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends early"
-        raise BackboneError(f"{path} is not a torch file of plain tensors: {reason}") from error
+    except OSError:
+        raise
+    except Exception as error:  # bytes that are no torch file make it stumble in all kinds of ways
+        raise BackboneError(
+            f"{path}, of {path.stat().st_size} bytes, is not a torch file of plain tensors; {_WEIGHTS}"
+        ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BackboneError(f"{path} holds no state dict (names and tensors), but {type(state).__name__}")
     own = backbone.state_dict()

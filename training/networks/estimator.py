@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hamuco.engine.hamuco import IMAGE_DEVIATION, IMAGE_MEAN
 from hamuco.engine.hand_model import SHAPES
 from hamuco.training.networks.backbones import Maps, make_backbone
 from hamuco.training.networks.locator import JointLocator
 from hamuco.training.networks.parameters import CAMERA, POSE, HandParameters, ParameterReadout, start_at_zero
-
-# Of ImageNet, RGB, which public backbone weights were trained with.
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +57,8 @@ class Estimator(nn.Module):
         self.shape_head = _head(seen, width, SHAPES)
         self.camera_head = _head(seen, width, CAMERA)
         self.readout = ParameterReadout(mean_pose)
-        self.register_buffer("mean", 255 * torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("deviation", 255 * torch.tensor(_DEVIATION)[:, None, None], persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(IMAGE_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", 255 * torch.tensor(IMAGE_DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> tuple[HandParameters, Maps]:
         raw, _, maps = self.regress(images)
@@ -79,12 +76,16 @@ class Estimator(nn.Module):
         # The flip comes last: on planes OpenVINO does it by addressing, on interleaved bytes it is slow.
         rgb = images.permute(0, 3, 1, 2).float().flip(1)
         maps: Maps = self.backbone((rgb - self.mean) / self.deviation)
-        seen, located = maps[3].mean(dim=(2, 3)), None
+        return (*self.read(maps), maps)
+
+    def read(self, maps: Maps) -> tuple[Tensor, Tensor | None]:
+        """The first two of `regress`, from maps; their own type does not matter."""
+        seen, located = maps[3].float().mean(dim=(2, 3)), None
         if self.locator is not None:
             located, found = self.locator(maps)
             seen = torch.cat([seen, found], dim=1)
         raw = torch.cat([head(seen) for head in (self.pose_head, self.shape_head, self.camera_head)], dim=-1)
-        return raw, located, maps
+        return raw, located
 
 
 def _head(channels: int, width: int, out: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from hamuco.engine.hamuco import DEPTH_UNIT
 from hamuco.engine.hand_model import HandModel
 from hamuco.training.batch import Views
 from hamuco.training.networks.estimator import Estimator, EstimatorConfig
@@ -15,9 +16,6 @@ from hamuco.training.networks.interaction import Interaction, InteractionConfig
 from hamuco.training.networks.parameters import HandParameters, project
 from hamuco.training.networks.prediction import ROOT, HandPrediction
 from hamuco.training.networks.rotations import matrix_to_6d, rotation_6d_to_matrix
-
-# Depths in this unit are about as large as image coordinates: half the 0.4 m cube around the root of the paper.
-_DEPTH_UNIT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ class HaMuCo(nn.Module):
 
 def location(hands: HandPrediction) -> Tensor:
     """Where the joints are, (..., 21, 3): u, v, and the depth behind the root in units of 0.2 m."""
-    return torch.cat([hands.pixels, hands.joints[..., 2:] / _DEPTH_UNIT], dim=-1)
+    return torch.cat([hands.pixels, hands.joints[..., 2:] / DEPTH_UNIT], dim=-1)
 
 
 def spread(values: Tensor, valid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The hand model as a network layer: the torch twin of `hamuco.engine.hand_model.forward`, on rotation matrices."""
+"""The hand model as a network layer: the torch twin of `hamuco.engine.skinning.forward`, on rotation matrices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamuco.engine.hand_model import JOINTS, HandModel, pose_rotations
+from hamuco.engine.hand_model import JOINTS, HandModel
+from hamuco.engine.skinning import pose_rotations
 
 
 class HandLayer(nn.Module):

@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hamuco.engine.hand_model import HandModel, pose_rotations, rest_joints
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import pose_rotations, rest_joints
 from hamuco.fusion.hand import HandParameters
 
 FloatArray = NDArray[np.float64]

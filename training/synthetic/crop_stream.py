@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.training.shared_memory import check_room
 from hamuco.training.synthetic.crops import (
     SCENE_SAMPLES,
     CropBatch,
@@ -73,6 +74,7 @@ class CropStream:
             ValueError: a number that makes no sense, or a model that cannot be drawn.
             GraphicsError: there is nothing to render with.
             CropWorkerError: a worker died.
+            OSError: there is too little memory to share.
         """
         for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("start", start, 0)):
             if value < least:
@@ -89,6 +91,7 @@ class CropStream:
         spawn = multiprocessing.get_context("spawn")
         # An unlinked file that is mapped: nobody has to remove it, however the processes end.
         size = (_SLOTS if workers else 1) * batch * sample_dtype(options).itemsize
+        check_room(size, "the batches that are rendered ahead", or_temporary=True)
         memory = spawn.RawArray(ctypes.c_byte, size)
         self._slots = _as_slots(memory, options, batch)
         if workers == 0:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.engine.crops import CropCamera
-from hamuco.engine.hand_model import HandModel, axis_angle_to_matrix, forward
+from hamuco.engine.hand_model import HandModel
 from hamuco.engine.landmarks import regions_from_joints
+from hamuco.engine.skinning import axis_angle_to_matrix, forward
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.synthetic.look import Look, Preset, draw_look, with_arms_behind
 from hamuco.training.synthetic.motion import draw_hands

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hamuco.engine.hand_model import HandModel, forward
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import forward
 from hamuco.training.synthetic.contact import Capsules, capsules, separation
 from hamuco.training.synthetic.placing import Placement, draw_place, draw_turns, limited_turns
 from hamuco.training.synthetic.poses import draw_angles

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial.transform import Rotation
 
-from hamuco.engine.hand_model import HandModel, axis_angle_to_matrix, forward
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import axis_angle_to_matrix, forward
 from hamuco.training.synthetic.meshes import Faces, Mesh, area_vectors, band, unit, vertex_normals
 from hamuco.training.synthetic.skin_detail import Finger
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hamuco.engine.hand_model import HandModel, mirror_axis_angle, rest_joints
+from hamuco.engine.hand_model import HandModel, mirror_axis_angle
+from hamuco.engine.skinning import rest_joints
 from hamuco.fusion.hand import HandParameters
 from hamuco.training.synthetic.poses import fingers_of
 

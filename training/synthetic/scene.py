@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hamuco.engine.hand_model import HandMesh, HandModel, axis_angle_to_matrix, forward
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import HandMesh, axis_angle_to_matrix, forward
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.synthetic import meshes
 from hamuco.training.synthetic.hand_surface import HandSurface, openness

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
-from hamuco.engine.hand_model import HandMesh, HandModel, forward
+from hamuco.engine.hand_model import HandModel
+from hamuco.engine.skinning import HandMesh, forward
 from hamuco.fusion.hand import HandParameters, Side
 from hamuco.training.npz_file import ArrayFileError, load_arrays
 

@@ -1,0 +1,153 @@
+"""Where things lie in the GPU runtime: camera images, and all that belongs to sets of so many hands.
+
+What is copied from here or to here is pinned, and there is one of it for each of two slots: while a set is computed, the next
+is uploaded from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamuco.calibration.camera import Camera
+from hamuco.engine.cuda import Device, Stream
+from hamuco.engine.gpu_networks import GpuNetworks
+from hamuco.engine.hand_arrays import HandArrays
+from hamuco.engine.hand_model import JOINTS, LANDMARKS, SHAPES
+from hamuco.engine.kernel_launch import DeviceHand, device_hand
+from hamuco.engine.kernel_structs import CAMERA_FRAME, CROP_VIEW, Block, camera_frame
+
+SLOTS = 2
+
+
+class FrameMemory:
+    """Room for an image of every camera, in each slot."""
+
+    def __init__(self, device: Device, cameras: Sequence[Camera]) -> None:
+        """`cameras`: as they are numbered."""
+        self._device, self._cameras = device, list(cameras)
+        self._block = Block({camera.name: (np.uint8, (camera.size[1] * camera.size[0] * 3,)) for camera in cameras})
+        self._here = [device.pinned(self._block.size) for _ in range(SLOTS)]
+        self._there = [device.memory(self._block.size) for _ in range(SLOTS)]
+
+    def fill(self, images: Mapping[str, NDArray[np.uint8]], slot: int) -> NDArray[np.void]:
+        """Take images in, and tell the crop kernel where they will be, (C,) `CAMERA_FRAME`; a missing one is an old one.
+
+        Raises:
+            ValueError: an image is not of its camera's size.
+        """
+        places = self._block.views(self._here[slot])
+        addresses = self._block.addresses(self._there[slot])
+        packed = np.zeros(len(self._cameras), CAMERA_FRAME)
+        for index, camera in enumerate(self._cameras):
+            image = images.get(camera.name)
+            shape = (*camera.size[::-1], 3) if image is None else image.shape
+            packed[index] = camera_frame(
+                camera, shape, shape[1] * (3 if len(shape) == 3 else 1), addresses[camera.name]
+            )
+            if image is not None:
+                places[camera.name][: image.size].reshape(shape)[:] = image
+        return packed
+
+    def upload(self, slot: int, stream: Stream) -> None:
+        """Queue a slot's copy."""
+        self._device.upload(self._there[slot], self._here[slot], stream.handle)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetMemory:
+    """For sets of H hands in V views: addresses on the device by name, and arrays here, by slot and name.
+
+    Attributes:
+        inputs, outputs: blocks that are copied as a whole.
+        given: of the inputs.
+        between: of what kernels and networks hand to each other.
+        out: of the outputs.
+        host_inputs, host_outputs: pinned, for each slot.
+    """
+
+    inputs: Block
+    outputs: Block
+    given: Mapping[str, int]
+    between: Mapping[str, int]
+    out: Mapping[str, int]
+    host_inputs: Sequence[NDArray[np.uint8]]
+    host_outputs: Sequence[NDArray[np.uint8]]
+
+    def inputs_at(self, slot: int) -> dict[str, NDArray[Any]]:
+        """Arrays to write to."""
+        return self.inputs.views(self.host_inputs[slot])
+
+    def outputs_at(self, slot: int) -> dict[str, NDArray[Any]]:
+        """Arrays to read from."""
+        return self.outputs.views(self.host_outputs[slot])
+
+
+def set_memory(device: Device, shape: tuple[int, int], networks: GpuNetworks, vertices: int) -> SetMemory:
+    """Allocate it.
+
+    Args:
+        device: to allocate on.
+        shape: H, V.
+        networks: that the memory is for.
+        vertices: N of the hand model.
+    """
+    (hands, views), single, seam = shape, np.float32, networks.dtype
+    count, size = hands * views, networks.image_size
+    inputs = Block(
+        {
+            "cameras": (CAMERA_FRAME, (views,)),
+            "crops": (CROP_VIEW, shape),
+            "half_angle": (single, shape),
+            "places": (np.int64, shape),
+            "weights": (single, shape),
+            "crop_from_world": (single, (*shape, 4, 4)),
+            "landmark_weights": (single, (*shape, LANDMARKS)),
+        }
+    )
+    between = Block(
+        {
+            "images": (seam, (count, 3, size, size)),
+            "joints": (single, (count, JOINTS, 3)),
+            "landmarks": (single, (count, LANDMARKS, 3)),
+            "rotations": (single, (count, JOINTS, 3, 3)),
+            "location": (single, (count, LANDMARKS, 3)),
+            "sampled": (seam, (count, LANDMARKS, networks.sampled)),
+            "vertices": (seam, (count, vertices, 3)),
+        }
+    )
+    outputs = Block(
+        {
+            "vertices": (seam, (hands, vertices, 3)),
+            "landmarks": (single, (hands, LANDMARKS, 3)),
+            "rotations": (single, (hands, JOINTS, 3, 3)),
+            "betas": (single, (hands, SHAPES)),
+            "root": (single, (hands, 3)),
+            "location": (single, (*shape, LANDMARKS, 3)),
+        }
+    )
+    return SetMemory(
+        inputs,
+        outputs,
+        given=inputs.addresses(device.memory(inputs.size)),
+        between=between.addresses(device.memory(between.size)),
+        out=outputs.addresses(device.memory(outputs.size)),
+        host_inputs=[device.pinned(inputs.size) for _ in range(SLOTS)],
+        host_outputs=[device.pinned(outputs.size) for _ in range(SLOTS)],
+    )
+
+
+def hand_on_device(device: Device, arrays: HandArrays, stream: Stream) -> DeviceHand:
+    """Upload a hand model, and wait until it is there."""
+    block = Block({str(number): (array.dtype, array.shape) for number, array in enumerate(arrays.arrays())})
+    packed = np.zeros(block.size, np.uint8)
+    for place, array in zip(block.views(packed).values(), arrays.arrays(), strict=True):
+        place[...] = array
+    start = device.memory(block.size)
+    device.upload(start, packed, stream.handle)
+    stream.synchronize()
+    return device_hand(arrays, list(block.addresses(start).values()))
