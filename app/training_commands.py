@@ -19,7 +19,11 @@ def label(
     recording: Annotated[Path, typer.Argument(help="A recording; its labels will lie in its folder.")],
     openpose: Annotated[
         Path | None,
-        typer.Option(help="Import OpenPose's JSON files from here, a folder for each camera.", show_default=False),
+        typer.Option(
+            help="Import OpenPose's JSON files from here, a folder for each camera. For recordings of one person: of "
+            "several, each view would take the one whose hands it sees best.",
+            show_default=False,
+        ),
     ] = None,
     hands: Annotated[int, typer.Option(min=1, max=8, help="How many hands there are at most.")] = 2,
 ) -> None:
@@ -61,7 +65,8 @@ def label(
             f"no hand was found in {recording}: look at it with `hamuco live --replay {recording} --view`; a wrong "
             "calibration is the usual reason"
         )
-    typer.echo("Next: hamuco train, with this recording as a source")
+    chosen = "" if name == "landmarks" else f" --set sources.0.labels={name}"
+    typer.echo(f"Next: hamuco train my-rig --set sources.0.recording={recording}{chosen}")
 
 
 def train(
@@ -83,7 +88,8 @@ def train(
     """Train the networks. Needs PyTorch, which is among what the extra named train installs.
 
     The folder gets last.pt and best.pt (checkpoints), log.csv and curves.png, and config.toml. An interrupted training
-    goes on with --resume as if nothing had happened.
+    goes on with --resume as if nothing had happened. With --set rounds=3 the network relabels its recordings after a
+    round and learns from that in the next, in folders round-1 and so on: an experiment that nobody has measured yet.
 
     Examples:
 

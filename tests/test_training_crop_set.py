@@ -134,7 +134,8 @@ def test_labels_decide_where_crops_are(tmp_path: Path) -> None:
 
 def test_missing_and_foreign_labels_are_named(recording: Recording, tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"has no labels named openpose, but landmarks: make them with `hamuco label"
+        FileNotFoundError,
+        match=r"no labels named openpose, but landmarks: take those with --set sources.0.labels=landmarks, or make them",
     ):
         crop_set_of_recording(recording, "openpose")
     other = write_labelled(tmp_path / "rec", frames=1)
@@ -247,8 +248,8 @@ def test_crops_of_hanco_and_freihand(tmp_path: Path) -> None:
     truth = crops.truth(1)
     np.testing.assert_array_equal(truth.joints, hanco[1200, 1].joints)
     assert np.isnan(truth.parameters.hand_pose).all()  # of another hand model
-    freihand = write_freihand(tmp_path / "freihand", "evaluation", 3)
-    single = crop_set_of_dataset(FreiHAND(tmp_path / "freihand"), tmp_path / "freihand-crops", limit=2)
+    freihand = write_freihand(tmp_path / "freihand", "evaluation", 2)
+    single = crop_set_of_dataset(FreiHAND(tmp_path / "freihand"), tmp_path / "freihand-crops")
     assert (len(single), single.view_count) == (2, 2)
     np.testing.assert_array_equal(single.truth(1).joints, freihand[1].joints)
     for source, sample in ((crops, 0), (crops, 1), (single, 1)):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,6 +66,32 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     third = image.shape[1] // 3
     assert blue[:, :third].sum() > 100
     assert not blue[:, 2 * third :].any()
+
+
+def test_tensorboard_is_written_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[Any, ...]] = []
+
+    class SummaryWriter:  # of another package, which the tests do without
+        def __init__(self, folder: Path, purge_step: int | None) -> None:
+            said.append(("open", folder, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            said.append((name, value, step))
+
+        def close(self) -> None:
+            said.append(("close",))
+
+    stand_in = ModuleType("torch.utils.tensorboard")
+    stand_in.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    write(tmp_path, 0, [1, 2])
+    assert said[0] == ("open", tmp_path / "tensorboard", None)
+    assert said[-1] == ("close",)
+    assert ("training/total", pytest.approx(len(LOSSES)), 1) in said
+    assert [one for one in said if one[0].startswith("validation")] == [("validation/fused_mpjpe_mm", 50.0, 2)]
+    said.clear()
+    write(tmp_path, 2, [3])
+    assert ("open", tmp_path / "tensorboard", 3) in said  # what was written after the checkpoint is dropped
 
 
 def test_nothing_to_draw_is_no_error(tmp_path: Path) -> None:

@@ -38,16 +38,15 @@ def test_meshes_on_request(tmp_path: Path) -> None:
         np.testing.assert_allclose(vertices, truth.vertices[:778], atol=6e-8)
 
 
-@pytest.mark.parametrize(("variant", "first", "level"), [("gs", 0, 0), ("sample", 4, 60), ("auto", 6, 90)])
-def test_variants_of_the_training_images(tmp_path: Path, variant: str, first: int, level: int) -> None:
+def test_of_the_training_images_those_as_recorded_are_read(tmp_path: Path) -> None:
     hands = write_freihand(tmp_path, "training", 2)
-    dataset = FreiHAND(tmp_path, "training", variant)  # type: ignore[arg-type]
+    dataset = FreiHAND(tmp_path, "training")
     assert len(dataset) == 2
-    assert dataset.name == ("FreiHAND training" if variant == "gs" else f"FreiHAND training ({variant})")
+    assert dataset.name == "FreiHAND training"
     for index, (sample, truth) in enumerate(zip(dataset, hands, strict=True)):
-        assert sample.name == f"{first + index:08d}"
+        assert sample.name == f"{index:08d}"
         np.testing.assert_array_equal(sample.hands[0].joints, truth.joints)
-        assert abs(float(sample.images["camera"][:8, :8].mean()) - level) < 4  # JPEG
+        assert sample.images["camera"][:8, :8].mean() < 4  # JPEG; the other variants are brighter there
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
@@ -57,8 +56,6 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     for wrong in ("val", "test"):
         with pytest.raises(DatasetError, match=f"no split '{wrong}'; choose one of training, evaluation"):
             FreiHAND(tmp_path, wrong)  # type: ignore[arg-type]
-    with pytest.raises(DatasetError, match=r"evaluation has no images 'auto'; choose one of gs"):
-        FreiHAND(tmp_path, images="auto")
     (tmp_path / "evaluation_verts.json").unlink()
     assert len(FreiHAND(tmp_path)) == 2
     with pytest.raises(DatasetError, match=r"has no evaluation_verts.json\. .*FreiHAND_pub_v2_eval.zip"):

@@ -127,6 +127,16 @@ def test_a_checkpoint_becomes_a_bundle_that_says_where_it_comes_from(tmp_path: P
     said = "MPJPE (root-relative) of the fused hand 8.25 mm at its best until step 1234, on 4 hands of the validation"
     assert bundle.card.accuracy == f"{said} (crops crops)"
     assert bundle.card.licence == "CC0"
+    first_stage = small_config(
+        tmp_path / "crops", loss={"weights": dict.fromkeys(("refined_pixels", "consistency"), 0.0)}
+    )
+    weights = replace(first_stage.loss.weights, distillation=0.0, refined_pose_prior=0.0)
+    first_stage = replace(first_stage, loss=replace(first_stage.loss, weights=weights))
+    save_checkpoint(tmp_path / "first.pt", replace(state, config=config_values(first_stage)))
+    with pytest.raises(
+        ExportError, match=r"its cross-view network has learnt nothing.*--set start.estimator=.*first\.pt"
+    ):
+        export_checkpoint(tmp_path / "first.pt", tmp_path / "another", "mine", "CC0")
     save_checkpoint(tmp_path / "other.pt", replace(state, hand_model="MANO"))
     with pytest.raises(CheckpointError, match="was trained with the hand 'MANO'"):
         export_checkpoint(tmp_path / "other.pt", tmp_path / "another", "mine", "CC0")

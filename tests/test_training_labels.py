@@ -131,6 +131,13 @@ def test_pieces_of_another_run_are_not_taken(
     assert labels_path(recording, "landmarks").read_bytes() == labels_path(labelled[0], "landmarks").read_bytes()
 
 
+def test_one_camera_is_not_enough(tmp_path: Path) -> None:
+    recording = Recording.open(write_recording(tmp_path / "rec", 2, cameras=1, truth=False))
+    with pytest.raises(ValueError, match=r"rec has one camera: these labels need hands that two see .* from OpenPose"):
+        label_recording(recording)
+    assert not labels_path(recording, "landmarks").parent.exists()
+
+
 def test_labels_that_are_there_are_read(labelled: tuple[Recording, Labels]) -> None:
     recording, labels = labelled
     calls: list[tuple[int, int]] = []
@@ -184,7 +191,7 @@ def test_damaged_files_are_noticed(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_old_labels(tmp_path: Path) -> None:
     path = labels_path(write_labelled(tmp_path / "rec", frames=2), "landmarks")
     labels, before = Labels.load(path), path.read_bytes()
-    with room_for(500), pytest.raises(OSError, match=r"landmarks.npz cannot be written .*: make room on the disk"):
+    with room_for(500), pytest.raises(OSError, match=r"landmarks.npz cannot be written .*: what was there before is whole; make room"):
         labels.save(path)
     assert path.read_bytes() == before
     assert sorted(file.name for file in path.parent.iterdir()) == ["landmarks.npz"]
@@ -196,7 +203,7 @@ def test_the_command_says_what_it_made(labelled: tuple[Recording, Labels]) -> No
     assert result.exit_code == 0, result.output
     assert f"{labels.seen.sum()} labels, " in result.output
     assert all(f"  {name}: " in result.output for name in recording.rig.names)
-    assert result.output.splitlines()[-1].startswith("Next: ")
+    assert result.output.splitlines()[-1] == f"Next: hamuco train my-rig --set sources.0.recording={recording.path}"
 
 
 def test_the_command_says_when_there_is_no_hand(tmp_path: Path) -> None:

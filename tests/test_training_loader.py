@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from hamuco.training.batch import Batch
 from hamuco.training.crop_builders import crop_set_of_recording, crop_set_of_stream
 from hamuco.training.crop_set import CropSet, CropSetError, CropSetWriter
 from hamuco.training.loader import LoaderOptions, Source, batches
+from hamuco.training.synthetic.crop_stream import CropWorkerError
 from hamuco.training.synthetic.crops import CropOptions
 
 OPTIONS = LoaderOptions(batch=5, views=3, size=64, seed=3, workers=0)
@@ -159,6 +163,16 @@ def test_a_stream_goes_on_where_it_was() -> None:
     assert not same(other, last)
 
 
+def test_processes_render_no_hands_of_another_seed() -> None:
+    options = replace(OPTIONS, batch=1, views=1, ranks=2)
+    hands = [
+        take([Source(replace(STREAM, seed=STREAM.seed + seed))], replace(options, rank=rank), 1)[0].joints
+        for seed in (0, 1)
+        for rank in (0, 1)
+    ]
+    assert len({tuple(joints.flatten().tolist()) for joints in hands}) == 4
+
+
 def test_views_are_drawn_where_there_are_more(recorded: Path) -> None:
     found = take([Source(recorded)], replace(OPTIONS, views=2), 12, plain=True)
     confidences = torch.cat([batch.confidence[..., 0].flatten() for batch in found])
@@ -183,6 +197,31 @@ def test_what_makes_no_sense_is_said(recorded: Path, tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="empty has no sample: was a hand found"):
         take([Source(tmp_path / "empty")], OPTIONS, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_crop_is_told_in_one_line(workers: int, recorded: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(recorded, tmp_path / "damaged"))
+    size = (path / "crops.bin").stat().st_size
+    (path / "crops.bin").write_bytes(bytes(size))
+    with pytest.raises(CropSetError, match=r"crop \d+ is not an image of 192 px; build") as caught:
+        take([Source(path)], replace(OPTIONS, workers=workers), 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reader_that_is_killed_is_told(recorded: Path) -> None:
+    before = set(multiprocessing.active_children())
+    with closing(batches([Source(recorded)], replace(OPTIONS, workers=1), PLAIN)) as feed:
+        next(feed)
+        (reader,) = set(multiprocessing.active_children()) - before
+        assert reader.pid is not None
+        os.kill(reader.pid, signal.SIGKILL)
+        # It has made two batches ahead at most.
+        with pytest.raises(
+            CropWorkerError, match=r"a worker that reads crops died .*: memory ran out, mostly"
+        ) as caught:
+            list(islice(feed, 4))
+    assert "\n" not in str(caught.value)
 
 
 def test_workers_end_quietly(rendered: Path, tmp_path: Path) -> None:

@@ -8,16 +8,18 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from synthetic_hand import synthetic_hand
 from torch import Tensor
 
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.skinning import forward
-from hamuco.training.batch import Views
+from hamuco.training.batch import Batch, Views
 from hamuco.training.networks.estimator import EstimatorConfig
 from hamuco.training.networks.hamuco import HaMuCo, HaMuCoConfig, HaMuCoOutput, default_config
 from hamuco.training.networks.interaction import InteractionConfig
 from hamuco.training.networks.parameters import OUTPUTS
 from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.validation import fused_joints
 
 SMALL = HaMuCoConfig(
     EstimatorConfig("mobile", 64, head_width=32),
@@ -72,7 +74,7 @@ def test_any_number_of_views_of_any_size(network: HaMuCo, samples: int, views: i
     seen = _views(torch.ones(samples, views, dtype=torch.bool), size)
     with torch.no_grad():
         output = network(seen)
-        alone = network.single_view(seen)
+        alone = network(seen, refine=False).single
     vertices = len(network.hand.v_template) // 3
     shapes = [(16, 3, 3), (10,), (3,), (vertices, 3), (21, 3), (21, 2)]
     for hands in (output.single, output.refined):
@@ -94,6 +96,37 @@ def test_views_change_places_without_changing_anything(network: HaMuCo) -> None:
     )
     restored = HaMuCoOutput(single, refined)
     _assert_close(one, restored, VALID)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_the_fused_hand_does_not_depend_on_the_order_of_the_views(network: HaMuCo, calibrated: bool) -> None:
+    views, order = _views(VALID), torch.tensor([2, 0, 1])
+    pose = torch.eye(4).repeat(2, 3, 1, 1)
+    pose[..., :3, :3] = torch.linalg.qr(torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(1)))[0]
+    pose[..., :3, :3] *= torch.linalg.det(pose[..., :3, :3])[..., None, None]
+    labels = torch.zeros(2, 3, 21, 2), torch.zeros(2, 3, 21)
+    truth = torch.zeros(2, 21, 3), torch.zeros(2, 16, 3, 3), torch.zeros(2, 10)
+    moved = Views(views.images[:, order], views.valid[:, order], views.half_angle[:, order])
+    fused = []
+    for seen, poses in ((views, pose), (moved, pose[:, order])):
+        with torch.no_grad():
+            refined = network(seen).refined
+        assert refined is not None
+        fused.append(fused_joints(refined, Batch(seen, poses, *labels, *truth), calibrated))
+    assert fused[0].shape == (2, 3, 21, 3)
+    # In the axes of each view, which have changed places as well.
+    torch.testing.assert_close(fused[0][VALID], fused[1][:, order.argsort()][VALID], rtol=0, atol=ROUNDING)
+
+
+def test_another_hand_in_manos_layout_is_posed() -> None:
+    torch.manual_seed(0)
+    hand = synthetic_hand()
+    with torch.no_grad():
+        output = HaMuCo(SMALL, hand).eval()(_views(VALID))
+    for hands in (output.single, output.refined):
+        assert hands.vertices.shape == (2, 3, len(hand.v_template), 3)
+        assert hands.joints.shape == (2, 3, 21, 3)
+        assert hands.vertices.shape[2] + hands.joints.shape[2] == 84 + 21  # the points that views agree by
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from synthetic_hand import synthetic_hand
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -34,6 +35,13 @@ def with_posedirs(free_hand: HandModel) -> HandModel:
     )
 
 
+@pytest.fixture(scope="module")
+def mano_layout() -> HandModel:
+    """Another hand than the one that trainings load: 84 vertices, a mean pose of its own, and corrections by pose."""
+    hand = synthetic_hand()
+    return replace(hand, posedirs=np.random.default_rng(4).normal(0, 0.003, (len(hand.v_template), 3, 135)))
+
+
 def random_hands(model: HandModel, seed: int, *leading: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     rng = np.random.default_rng(seed)
     return rng.normal(0, 1.0, (*leading, 3)), rng.normal(0, 0.3, (*leading, 45)), rng.normal(0, 1.0, (*leading, 10))
@@ -45,7 +53,7 @@ def posed(layer: HandLayer, model: HandModel, orient: FloatArray, pose: FloatArr
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 4)])
-@pytest.mark.parametrize("name", ["free_hand", "with_posedirs"])
+@pytest.mark.parametrize("name", ["free_hand", "with_posedirs", "mano_layout"])
 def test_equals_the_reference(name: str, leading: tuple[int, ...], request: pytest.FixtureRequest) -> None:
     model: HandModel = request.getfixturevalue(name)
     orient, pose, betas = random_hands(model, 5, *leading)

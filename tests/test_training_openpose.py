@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from hamuco.app.cli import app
 from hamuco.capture.recording import Recording
+from hamuco.training.config import load_config
 from hamuco.training.labels import SIDES, Labels, labels_path
 from hamuco.training.openpose import OpenPoseError, import_openpose
+from hamuco.training.sources import check
 
 FRAMES = 2
 
@@ -136,3 +138,8 @@ def test_the_command_imports(recording: Recording, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["label", str(recording.path), "--openpose", str(tmp_path / "json")])
     assert result.exit_code == 0, result.output
     assert "openpose.npz: 8 labels, 2 of 2 sets with hands, by OpenPose" in result.output
+    # As it is said, it is found.
+    overrides = result.output.splitlines()[-1].removeprefix("Next: hamuco train my-rig --set ").split(" --set ")
+    config = load_config("my-rig", overrides)
+    check(config.sources[0], 64, 4, tmp_path, False)
+    assert config.sources[0].labels == "openpose"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hamuco.training.crop_set import CropSet, CropSetError
 from hamuco.training.datasets.files import DatasetError
 from hamuco.training.sources import RenderConfig, SourceConfig, check, prepare
 from hamuco.training.synthetic.crops import CropOptions
+from hamuco.training.synthetic.renderer import GraphicsError
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -60,6 +64,28 @@ def test_hands_can_be_rendered_once_before_the_training(tmp_path: Path) -> None:
         SourceConfig(synthetic=RenderConfig(), labels="network")
 
 
+def test_what_is_rendered_otherwise_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    rendered = RenderConfig(preset="plain", seed=5, samples=1, second_hand=0.0)
+    for options, folders in ((rendered, 1), (replace(rendered, second_hand=1.0), 2), (replace(rendered, shift=0.0), 2)):
+        crops = prepare(SourceConfig(synthetic=options), 64, 2, tmp_path, False, silent).crops
+        assert len(list((tmp_path / "crops").iterdir())) == folders  # of stored crops, the shift is the training's
+    assert isinstance(crops, Path)
+    (tmp_path / "older" / "crops").mkdir(parents=True)
+    older = crops.rename(tmp_path / "older" / "crops" / "plain-5-1x2-truth-96")
+    for one in (rendered, replace(rendered, second_hand=1.0)):  # as it was then
+        assert prepare(SourceConfig(synthetic=one), 64, 2, tmp_path / "older", False, silent).crops == older
+
+
+def test_without_graphics_nothing_is_cut_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = SourceConfig(synthetic=RenderConfig(preset="plain", samples=1))
+    prepare(stored, 64, 2, tmp_path / "out", False, silent)
+    monkeypatch.setitem(sys.modules, "moderngl", None)  # makes the import fail
+    for source in (stored, SourceConfig(synthetic=RenderConfig())):
+        with pytest.raises(GraphicsError, match="apt install"):
+            check(source, 64, 2, tmp_path, False)
+    check(stored, 64, 2, tmp_path / "out", False)  # nothing is left to render
+
+
 def test_crop_sets_are_taken_as_they_are(tmp_path: Path) -> None:
     path = write_drawn_hands(tmp_path / "set", 2)
     assert prepare(SourceConfig(crops=path), 64, 4, tmp_path, False, silent).crops == path
@@ -84,10 +110,13 @@ def test_recordings_are_cut_once(tmp_path: Path) -> None:
 
 def test_a_recording_without_labels_is_said(tmp_path: Path) -> None:
     write_labelled(tmp_path / "rec", frames=2)
-    with pytest.raises(FileNotFoundError, match=r"no labels named openpose, but landmarks: .*rec --openpose FOLDER`"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"named openpose, but landmarks: take .* --set sources\.0\.labels=landmarks, or .*rec --openpose FOLDER`",
+    ):
         prepare(SourceConfig(recording=tmp_path / "rec", labels="openpose"), 64, 4, tmp_path, False, silent)
     with pytest.raises(FileNotFoundError, match=r"no labels named better, but landmarks: .*`hamuco label .*rec`$"):
-        check(SourceConfig(recording=tmp_path / "rec", labels="better"), False)
+        check(SourceConfig(recording=tmp_path / "rec", labels="better"), 64, 4, tmp_path, False)
 
 
 def test_cutting_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
@@ -125,3 +154,10 @@ def test_a_data_set_is_cut_once(tmp_path: Path) -> None:
         made = (first.crops / "index.npz").stat().st_mtime_ns
         assert prepare(source, 64, 4, tmp_path, validation, silent) == first
         assert (first.crops / "index.npz").stat().st_mtime_ns == made
+    shutil.copytree(tmp_path / "hanco", tmp_path / "another")
+    another = prepare(SourceConfig(hanco=tmp_path / "another"), 64, 4, tmp_path, True, silent)
+    assert another.crops != first.crops
+    # Once cut, it may be gone.
+    shutil.rmtree(tmp_path / "hanco")
+    check(source, 64, 4, tmp_path, True)
+    assert prepare(source, 64, 4, tmp_path, True, silent) == first

@@ -27,9 +27,9 @@ class Answers(nn.Module):
         super().__init__()
         self._output = HaMuCoOutput(single, refined, single.pixels)
 
-    def forward(self, views: Views) -> HaMuCoOutput:
+    def forward(self, views: Views, refine: bool = True) -> HaMuCoOutput:
         assert not self.training
-        return self._output
+        return self._output if refine else replace(self._output, refined=None)
 
 
 def larger(hands: HandPrediction, factor: float) -> HandPrediction:
@@ -66,6 +66,25 @@ def test_distances_in_2d_are_shares_of_the_crop() -> None:
     pixels = torch.where(unlabelled[..., None] > 0, batch.pixels, 99.0)
     figures = validate(Answers(hands, shifted), [replace(batch, confidence=unlabelled, pixels=pixels)], calibrated=True)
     assert figures["refined_2d"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_labels_count_by_their_confidence() -> None:
+    batch = true_batch()
+    hands = true_hands(batch)
+    confidence = torch.ones_like(batch.confidence)
+    confidence[:, :, 0] = 0.1
+    labels = batch.pixels.clone()
+    labels[:, :, 0] += torch.tensor([6.0, 8.0])  # mislabelled, which the other views have noticed
+    figures = validate(Answers(hands, hands), [replace(batch, pixels=labels, confidence=confidence)], calibrated=True)
+    assert figures["refined_2d"] == pytest.approx(5 * 0.1 / 20.1, rel=1e-6)
+
+
+def test_what_was_not_trained_has_no_figure() -> None:
+    batch = true_batch()
+    hands = true_hands(batch)
+    figures = validate(Answers(hands, hands), [batch], calibrated=True, refine=False)
+    known = {name for name, figure in figures.items() if not math.isnan(figure)}
+    assert known == {"single_mpjpe_mm", "single_pa_mpjpe_mm", "single_2d", "located_2d"}
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

@@ -32,7 +32,8 @@ class Batch:
         crop_from_world: (B, V, 4, 4) m; NaN where the rig is not calibrated.
         pixels: (B, V, 21, 2) labels in image coordinates u, v of `HandPrediction`.
         confidence: (B, V, 21) of the labels, 0 to 1; 0 where there is none.
-        joints: (B, 21, 3) m, world, true; NaN where they are not known. Of the hand model's landmarks.
+        joints: (B, 21, 3) m, world, true; NaN where they are not known. The hand model's landmarks, but those of
+            HanCo and FreiHAND are the data set's own points, some mm away.
         rotations: (B, 16, 3, 3) true rotations as in `HandPrediction`, but the first in the world; NaN where not known.
         betas: (B, 10) true shape, or NaN.
     """

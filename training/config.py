@@ -110,7 +110,8 @@ class TrainConfig:
 
     Attributes:
         seed: of everything random.
-        rounds: of self-training, see `rounds`.
+        rounds: of self-training, each with all steps: after one, the network makes better labels of its stored hands, from
+            which the next one learns. Experimental: what it gains was not measured.
         steps: of the optimizer, in each round.
         batch: hands per step, of every process.
         views: crops per hand.

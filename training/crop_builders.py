@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -113,7 +112,6 @@ def crop_set_of_dataset(
     path: Path,
     labels: LabelKind = "truth",
     size: int = SIZE,
-    limit: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> CropSet:
     """The crops of a data set with truth, laid around the true hands.
@@ -123,7 +121,6 @@ def crop_set_of_dataset(
         path: folder to make; must not exist or be empty.
         labels: the true joints seen by each camera, or what the landmark network says.
         size: of the stored crops, px.
-        limit: only so many samples, from the first.
         progress: is called with the number of samples that are done and the number of all.
 
     Raises:
@@ -134,9 +131,8 @@ def crop_set_of_dataset(
         raise CropSetError(f"{dataset.name} has no truth to lay crops by: label it instead, with `hamuco label`")
     estimator = LandmarkEstimator() if labels == "network" else None
     own_model = dataset.joint_definition == f"{load_hand_model().name} landmarks"
-    total = len(dataset) if limit is None else min(limit, len(dataset))
     with CropSetWriter(path, size, MARGIN, f"{dataset.name}, labels: {labels}, format {FORMAT}") as writer:
-        for done, sample in enumerate(islice(dataset, total), 1):
+        for done, sample in enumerate(dataset, 1):
             for hand in sample.hands:
                 cameras = [camera for camera in sample.cameras if camera.name in sample.images]
                 regions = regions_from_joints(cameras, [(None, hand.joints)])
@@ -147,7 +143,7 @@ def crop_set_of_dataset(
                 if seen:
                     views = [cut(sample.images[one.camera.name], one, size, hand.side) for one in seen]
                     writer.write(views, _as_truth(hand, own_model))
-            progress(done, total)
+            progress(done, len(dataset))
     return CropSet(path)
 
 
@@ -177,7 +173,10 @@ def crop_set_of_stream(
     """
     rendered = replace(options, **_RENDERED, size=max(CROP_SIZE, size))  # type: ignore[arg-type]
     estimator = LandmarkEstimator() if labels == "network" else None
-    made_from = f"synthetic {options.preset}, seed {options.seed}, labels: {labels}, format {FORMAT}"
+    made_from = (
+        f"synthetic {options.preset}, seed {options.seed}, second hands {options.second_hand:g}, labels: {labels}, "
+        f"format {FORMAT}"
+    )
     with CropSetWriter(path, size, MARGIN, made_from) as writer, CropStream(rendered, _RENDER_BATCH, workers) as stream:
         for batch in stream:
             for row in range(min(_RENDER_BATCH, samples - len(writer))):

@@ -40,7 +40,7 @@ _MAPS = ("map_4", "map_8", "map_16", "map_32")
 
 
 class ExportError(ValueError):
-    """The graphs do not give what the networks give."""
+    """The graphs do not give what the networks give, or one of the networks was never trained."""
 
 
 def write_bundle(network: HaMuCo, hand: HandModel, card: Card, out: Path, half: bool = True) -> Bundle:
@@ -87,6 +87,11 @@ def export_checkpoint(checkpoint: Path, out: Path, name: str, licence: str, half
     """
     hand = load_hand_model()
     network, config = load_network(checkpoint, hand)
+    if not config.loss.weights.refine and config.start.weights is None:
+        raise ExportError(
+            f"{checkpoint} is of a first stage: its cross-view network has learnt nothing, and would make up hands. Train "
+            f"that too, in another folder, with --set start.estimator={checkpoint}"
+        )
     stored = load_checkpoint(checkpoint)
     card = Card(
         name=name,

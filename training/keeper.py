@@ -44,7 +44,7 @@ class Keeper:
         """Before the first step. A training that begins anew is validated as it is.
 
         Raises:
-            ValueError, OSError: a source of the validation cannot be read, or does not know what decides.
+            ValueError, OSError: a source of the validation cannot be read, or what decides is not known of it.
         """
         config = self._config
         write_whole(self._out / CONFIG, config_text(config).encode(), RESUME)
@@ -64,6 +64,13 @@ class Keeper:
         self._log = TrainingLog(self._out, 0 if checkpoint is None else checkpoint.step)
         if checkpoint is None and sources:
             figures = self._validate()
+            decides = config.validation.best
+            if math.isnan(figures[decides]):
+                known = ", ".join(name for name in FIGURES if not math.isnan(figures[name])) or "none"
+                raise ValueError(
+                    f'validation.best is "{decides}", but of the validation\'s hands are known only: {known}. Choose one '
+                    "of these, or sources with truth"
+                )
             self._log.write({"step": 0, **figures})
             self._tell(_line(0, config.steps, figures))
         self._since = perf_counter()  # the first row's rate counts from here
@@ -102,9 +109,9 @@ class Keeper:
         if best or last or done % config.run.checkpoint_every == 0:
             began = perf_counter()
             checkpoint = replace(state(), best=self._best)
-            save_checkpoint(self._out / LAST, checkpoint)
-            if best:
+            if best:  # first: a training that goes on from LAST takes its best figure for saved
                 save_checkpoint(self._out / BEST, checkpoint)
+            save_checkpoint(self._out / LAST, checkpoint)
             draw_curves(self._out)
             self._since += perf_counter() - began
 
@@ -116,14 +123,8 @@ class Keeper:
         device = next(self._network.parameters()).device
         began = perf_counter()
         batches = (to_device(batch, device) for batch in self._validation)
-        figures = validate(self._network, batches, self._config.loss.calibrated)
-        decides = self._config.validation.best
-        if math.isnan(figures[decides]):
-            known = ", ".join(name for name in FIGURES if not math.isnan(figures[name])) or "none"
-            raise ValueError(
-                f'validation.best is "{decides}", but of the validation\'s hands are known only: {known}. Choose one of '
-                "these, or sources with truth"
-            )
+        loss = self._config.loss
+        figures = validate(self._network, batches, loss.calibrated, loss.weights.refine)
         self._since += perf_counter() - began
         return figures
 

@@ -162,9 +162,10 @@ def labels_of(recording: Recording, name: str) -> Labels:
     """
     file = labels_path(recording, name)
     if not file.is_file():
-        others = ", ".join(sorted(one.stem for one in file.parent.glob("*.npz")))
+        others = sorted(one.stem for one in file.parent.glob("*.npz"))
+        there = f", but {', '.join(others)}: take those with --set sources.0.labels={others[0]}, or" if others else ":"
         raise FileNotFoundError(
-            f"{recording.path} has no labels named {name}{f', but {others}' if others else ''}: make them with "
+            f"{recording.path} has no labels named {name}{there} make them with "
             f"`hamuco label {recording.path}{' --openpose FOLDER' if name == 'openpose' else ''}`"
         )
     labels = Labels.load(file)

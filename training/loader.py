@@ -30,10 +30,11 @@ from hamuco.training.augment import Augmentation, move, spoil
 from hamuco.training.batch import Batch, Views
 from hamuco.training.crop_set import CropSet, CropView, HandTruth
 from hamuco.training.shared_memory import check_room, full
-from hamuco.training.synthetic.crop_stream import CropStream
+from hamuco.training.synthetic.crop_stream import CropStream, CropWorkerError
 from hamuco.training.synthetic.crops import CropBatch, CropOptions
 
 _PREFETCH = 2  # batches that every worker makes ahead
+_SAMPLES_PER_PROCESS = 2**40  # of a stream: more than anybody renders, so that no two processes render the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ def batches(
         ValueError: no source, or a share that is none; a batch too small for every source to be in it.
         CropSetError: a crop set is damaged, or has no sample.
         OSError: there is too little shared memory for what workers read ahead.
-        GraphicsError, CropWorkerError: see `CropStream`.
+        CropWorkerError: a worker died.
+        GraphicsError: see `CropStream`.
     """
     counts = samples_per_source([source.share for source in sources], options.batch)
     stored = [
@@ -117,10 +119,10 @@ def _batches(
         streams = [
             stack.enter_context(
                 CropStream(
-                    replace(crops, views=options.views, size=options.size, seed=crops.seed + options.rank),
+                    replace(crops, views=options.views, size=options.size),
                     number,
                     options.workers,
-                    start=start * number,
+                    start=options.rank * _SAMPLES_PER_PROCESS + start * number,
                 )
             )
             for crops, number in rendered
@@ -134,7 +136,7 @@ def _batches(
             yield _join(parts)
 
 
-def _reader(stored: StoredBatches, options: LoaderOptions, start: int) -> Iterator[Batch]:
+def _reader(stored: StoredBatches, options: LoaderOptions, start: int) -> Iterator[Batch | Exception]:
     workers = options.workers
     if workers == 0:
         return (stored[step] for step in count(start))
@@ -143,7 +145,7 @@ def _reader(stored: StoredBatches, options: LoaderOptions, start: int) -> Iterat
     # A worker whose batch finds no room prints a traceback and goes on, and the training waits for ever.
     check_room(ahead * images, f"the {ahead} batches that {workers} workers read ahead")
     loader = DataLoader(
-        stored,
+        _Told(stored),
         batch_size=None,
         sampler=count(start),
         num_workers=workers,
@@ -158,13 +160,34 @@ def _reader(stored: StoredBatches, options: LoaderOptions, start: int) -> Iterat
     return iter(loader)
 
 
-def _next(reader: Iterator[Batch]) -> Batch:
+def _next(reader: Iterator[Batch | Exception]) -> Batch:
     try:
-        return next(reader)
-    except RuntimeError as error:
+        found = next(reader)
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while its batch was taken over
         if "shared memory" in str(error) or "bus error" in str(error).lower():
             raise full("a worker has found no room for its batch") from error
-        raise
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise CropWorkerError(
+            f"a worker that reads crops died ({' '.join(str(error).split())}): memory ran out, mostly: use fewer workers or "
+            "smaller batches"
+        ) from error
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+class _Told(Dataset[Batch | Exception]):
+    """Errors as values: of those that a worker raises, torch makes texts with tracebacks."""
+
+    def __init__(self, stored: StoredBatches) -> None:
+        self._stored = stored
+
+    def __getitem__(self, step: int) -> Batch | Exception:
+        try:
+            return self._stored[step]
+        except (ValueError, OSError) as error:  # CropSetError is one
+            return error
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -42,7 +42,8 @@ class LossWeights:
     refined_pose_prior: float = 0.01
     """The same for refined hands."""
     true_joints: float = 0.0
-    """Root-relative joints are the true ones, both hands."""
+    """Root-relative joints are the true ones, both hands. Where these are other points than the hand model's landmarks, as in
+    HanCo and FreiHAND, the network learns what lies between them."""
     true_rotations: float = 0.0
     """Entries of the rotation matrices are the true ones, both hands."""
     true_betas: float = 0.0

@@ -4,7 +4,8 @@
 
 with the frame's number in the camera's video, as `openpose --video <camera>.mkv --hand --write_json <folder>/<camera>`
 writes them. Each file has the people of an image in an order of its own, so that nobody knows who is who in another
-view: only the person whose hands are seen best is taken, with one right and one left hand.
+view: only the person whose hands are seen best is taken, with one right and one left hand. Each view chooses by itself, so
+that the hands of several people would get mixed.
 """
 
 from __future__ import annotations

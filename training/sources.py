@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Literal
 import numpy as np
 
 from hamuco.capture.recording import Recording
-from hamuco.training.crop_builders import LabelKind, crop_set_of_dataset, crop_set_of_recording, crop_set_of_stream
+from hamuco.training.crop_builders import (
+    FORMAT,
+    LabelKind,
+    crop_set_of_dataset,
+    crop_set_of_recording,
+    crop_set_of_stream,
+)
 from hamuco.training.crop_set import MARGIN, CropSet
 from hamuco.training.datasets.freihand import FreiHAND
 from hamuco.training.datasets.hanco import HanCo
@@ -20,6 +27,7 @@ from hamuco.training.labels import labels_of
 from hamuco.training.loader import Source
 from hamuco.training.synthetic.crops import CropOptions
 from hamuco.training.synthetic.look import Preset
+from hamuco.training.synthetic.renderer import open_context
 
 KINDS = ("crops", "recording", "hanco", "freihand", "synthetic")
 
@@ -30,8 +38,7 @@ class RenderConfig:
 
     Attributes:
         samples: hands to render once, before the training, into the folder `crops` of the training, from which another
-            training can take them as `crops`. Else hands are rendered while training goes on, none of them twice; with
-            several processes, each renders with a seed of its own: seed, seed + 1, and so on.
+            training can take them as `crops`. Else hands are rendered while training goes on, none of them twice.
         preset, seed, second_hand, shift, scale, rotation: see `CropOptions`. Stored crops lie as evenly as a tracker's, and
             are moved by the training's augmentation: for them the last three do not count.
     """
@@ -103,15 +110,19 @@ Progress = Callable[[str, int, int], None]
 """Is called with what is done, how much of it is done, and how much there is."""
 
 
-def check(source: SourceConfig, validation: bool) -> None:
-    """Raise at once what `prepare` would raise of data that is not there: before it, others may be cut for hours."""
+def check(source: SourceConfig, image_size: int, views: int, out: Path, validation: bool) -> None:
+    """Raise at once what `prepare` would raise of what is not there: before it, others may be cut for hours."""
     if source.crops is not None:
         CropSet(source.crops)
     elif source.recording is not None:
         labels_of(Recording.open(source.recording), source.labels or "landmarks")
         if source.truth:
             Recorded(source.recording)
-    elif source.synthetic is None:
+    elif (path := _crops_at(source, image_size, views, out, validation)) is not None and path.exists():
+        CropSet(path)
+    elif source.synthetic is not None:
+        open_context().release()
+    else:
         _dataset(source, validation)
 
 
@@ -136,35 +147,60 @@ def prepare(
     def cutting(done: int, total: int) -> None:
         progress("cutting crops", done, total)
 
-    labels: LabelKind = "network" if source.labels == "network" else "truth"
-    if source.synthetic is not None:
-        options, samples = replace(source.synthetic.options(), views=views), source.synthetic.samples
-        if samples is None:
-            return Source(options, source.share)
-        path = out / "crops" / f"{options.preset}-{options.seed}-{samples}x{views}-{labels}-{size}"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            crop_set_of_stream(options, path, samples, labels, size, progress=cutting)
-        return Source(CropSet(path).path, source.share)
     if source.crops is not None:
         return Source(CropSet(source.crops).path, source.share)
     if source.recording is not None:
         recording = Recording.open(source.recording)
         crops = crop_set_of_recording(recording, source.labels or "landmarks", size, source.truth, cutting)
         return Source(crops.path, source.share)
-    dataset, name = _dataset(source, validation)
-    path = out / "crops" / f"{name}-{labels}-{size}"
+    rendered = source.synthetic
+    if (path := _crops_at(source, image_size, views, out, validation)) is None:
+        assert rendered is not None
+        return Source(replace(rendered.options(), views=views), source.share)
     if not path.exists():
+        labels = _label_kind(source)
+        dataset = None if rendered is not None else _dataset(source, validation)
         path.parent.mkdir(parents=True, exist_ok=True)
-        crop_set_of_dataset(dataset, path, labels, size, progress=cutting)
+        if dataset is not None:
+            crop_set_of_dataset(dataset, path, labels, size, progress=cutting)
+        elif rendered is not None and rendered.samples is not None:
+            options = replace(rendered.options(), views=views)
+            crop_set_of_stream(options, path, rendered.samples, labels, size, progress=cutting)
     return Source(CropSet(path).path, source.share)
 
 
-def _dataset(source: SourceConfig, validation: bool) -> tuple[Dataset, str]:
-    """A published data set, or the part of it to validate on, and a name for its crops."""
+def _crops_at(source: SourceConfig, image_size: int, views: int, out: Path, validation: bool) -> Path | None:
+    """Where the crops of a data set or of hands that are rendered once belong; None for other sources.
+
+    Nothing is read: the data set may be gone once it was cut. The name ends in a digest of all that the crops depend on.
+    """
+    size, folder = f"{_label_kind(source)}-{round(MARGIN * image_size)}", out / "crops"
+    if (rendered := source.synthetic) is not None and rendered.samples is not None:
+        name = f"{rendered.preset}-{rendered.seed}-{rendered.samples}x{views}-{size}"
+        rest = f"second hands {rendered.second_hand}"
+    elif source.hanco is not None:
+        name, rest = f"hanco-{'test' if validation else 'train'}-{size}", str(source.hanco.absolute())
+    elif source.freihand is not None:
+        name, rest = f"freihand-{_split(validation)}-{size}", str(source.freihand.absolute())
+    else:
+        return None
+    if (folder / name).exists():  # of a training that began when names had no digest
+        return folder / name
+    digest = hashlib.sha256(f"{name}, {rest}, format {FORMAT}".encode()).hexdigest()[:8]
+    return folder / f"{name}-{digest}"
+
+
+def _label_kind(source: SourceConfig) -> LabelKind:
+    return "network" if source.labels == "network" else "truth"
+
+
+def _dataset(source: SourceConfig, validation: bool) -> Dataset:
+    """A published data set, or the part of it to validate on."""
     if source.hanco is not None:
-        dataset = HanCo(source.hanco, "test") if validation else HanCo(source.hanco, "train", "rgb")
-        return dataset, f"hanco-{'test' if validation else 'train'}"
+        return HanCo(source.hanco, "test") if validation else HanCo(source.hanco, "train", "rgb")
     assert source.freihand is not None
-    split: Literal["evaluation", "training"] = "evaluation" if validation else "training"
-    return FreiHAND(source.freihand, split), f"freihand-{split}"
+    return FreiHAND(source.freihand, _split(validation))
+
+
+def _split(validation: bool) -> Literal["evaluation", "training"]:
+    return "evaluation" if validation else "training"

@@ -2,7 +2,8 @@
 
 A training is a folder with log.csv, curves.png, last.pt (from which it goes on), best.pt (the smallest validation figure)
 and config.toml. Everything random in a step is a function of the seed, the process and the step: so a training that was
-interrupted goes on exactly as it would have, on the same machine and with the same number of threads.
+interrupted goes on as it would have. On a CPU that is so bit for bit, on the same machine and with the same number of
+threads; on a GPU some gradients are summed up in any order.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ from hamuco.training.processes import Process, this_process
 from hamuco.training.sources import Progress, check, prepare
 from hamuco.training.weights import Weights, take_weights, weights_of
 
-BAD_BATCH = "bad_batch.pt"
+BAD_BATCH = "bad_batch-{}.pt"
+"""Of the process with this number: with several, all stop at once."""
 
 _PER_CORE = 8  # threads or workers that may be wanted; more than one or two gain nothing
+_MOST_SKIPPED = 50  # the scale of half precision, 2^16 at first, is halved with each; it is not so large for so long
 _BYTES_PER_PIXEL = 3 + 3 * 4  # as they come, and normalized, which the gradient of the first layer needs
 
 _DTYPES: Mapping[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,9 +85,14 @@ def train(
             checkpoint = _begin(config, out, resume, here, tell)
         if checkpoint is not None and checkpoint.step == config.steps:
             return
+        size, views = config.model.estimator.image_size, config.views
         for validation, given in ((False, config.sources), (True, config.validation.sources)):
             for source in given:
-                check(source, validation)
+                check(source, size, views, out, validation)
+        if checkpoint is None:
+            _check_what_decides(config)
+        if here.first:
+            _warn_of_other_joints(config, tell)
         _check_memory(config, here.device)
         torch.manual_seed(config.seed)
         network = HaMuCo(config.model, hand_model).to(here.device)
@@ -104,7 +112,6 @@ def train(
             backbones.load_weights(network.estimator.backbone, config.start.backbone)
         with here.before_the_others():  # after all that can fail at once, as it may take hours
             _make_folder(out)
-            size, views = config.model.estimator.image_size, config.views
             sources = [prepare(one, size, views, out, False, progress) for one in config.sources]
 
         network.train()
@@ -125,6 +132,8 @@ def train(
         if keeper:
             keeper.begin(checkpoint)
         feed = stack.enter_context(closing(batches(sources, _loader_options(config, here), config.augmentation, first)))
+        bad_batch = out / BAD_BATCH.format(here.rank)
+        skipped = 0
         for step in range(first, config.steps):
             batch = to_device(next(feed), here.device)
             torch.manual_seed(_seed(config.seed, here.rank, step))
@@ -135,13 +144,17 @@ def train(
             terms = losses(hands.single, hands.refined, batch, step, config.loss, network.hand.pose_mean, hands.located)
             numbers = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
             if wrong := [name for name, number in numbers.items() if not math.isfinite(number)]:
-                raise _gone_wrong(f"the loss {wrong[0]} is {numbers[wrong[0]]}", out, step, batch, network)
+                raise _gone_wrong(f"the loss {wrong[0]} is {numbers[wrong[0]]}", bad_batch, step, batch, network)
             optimizer.zero_grad()
             scaler.scale(terms["total"]).backward()
             scaler.unscale_(optimizer)
             length = float(clip_grad_norm_(network.parameters(), config.gradient_norm))
-            if not math.isfinite(length) and not scaler.is_enabled():  # a scaler leaves such steps out by itself
-                raise _gone_wrong(f"the gradient is {length}, of losses {numbers}", out, step, batch, network)
+            skipped = 0 if math.isfinite(length) else skipped + 1
+            if skipped > (_MOST_SKIPPED if scaler.is_enabled() else 0):  # a scaler leaves such steps out by itself
+                again = f", as in the {skipped - 1} steps before" if skipped > 1 else ""
+                raise _gone_wrong(
+                    f"the gradient is {length} of losses {numbers}{again}", bad_batch, step, batch, network
+                )
             scaler.step(optimizer)
             scaler.update()
             if keeper:
@@ -163,6 +176,25 @@ def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Te
     elif here.first:
         tell(f"going on after step {checkpoint.step} of {config.steps}")
     return checkpoint
+
+
+def _check_what_decides(config: TrainConfig) -> None:
+    """Said at once: before the first validation, crops may be cut for hours."""
+    best = config.validation.best
+    if config.validation.sources and not config.loss.weights.refine and best.startswith(("refined", "fused")):
+        raise TrainingError(
+            f'validation.best is "{best}", but with these loss.weights the cross-view network learns nothing: choose '
+            f'"{best.replace("refined", "single").replace("fused", "single")}", with --set validation.best=...'
+        )
+
+
+def _warn_of_other_joints(config: TrainConfig, tell: Tell) -> None:
+    for number, source in enumerate(config.sources):
+        if config.loss.weights.true_joints and (source.hanco or source.freihand):
+            tell(
+                f"warning: loss.weights.true_joints is {config.loss.weights.true_joints:g}, and the true joints of "
+                f"sources.{number} are not the hand model's landmarks: the network learns the mm between them, too"
+            )
 
 
 def _check_processor(config: TrainConfig) -> None:
@@ -213,15 +245,17 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _gone_wrong(what: str, out: Path, step: int, batch: Batch, network: HaMuCo) -> TrainingError:
-    """Keeps what is needed to see it happen again."""
+def _gone_wrong(what: str, file: Path, step: int, batch: Batch, network: HaMuCo) -> TrainingError:
+    """Keeps what is needed to see it happen again, if there is room for it."""
     values = tensors(batch)
-    save(out / BAD_BATCH, {"step": step, "batch": values, "network": network.state_dict()})
+    try:
+        save(file, {"step": step, "batch": values, "network": network.state_dict()})
+        kept = f"The batch and the weights are in {file}"
+    except OSError as error:
+        kept = f"The batch and the weights are lost: {error}"
     # Elsewhere NaN stands for what is not known.
     strange = [name for name in ("half_angle", "pixels", "confidence") if not values[name].isfinite().all()]
     reason = (
         f"not finite in it: {', '.join(strange)}" if strange else "usual reasons are a large learning rate and fp16"
     )
-    return TrainingError(
-        f"{what} at step {step}: the training stopped. The batch and the weights are in {out / BAD_BATCH}; {reason}"
-    )
+    return TrainingError(f"{what} at step {step}: the training stopped. {kept}; {reason}")

@@ -29,49 +29,51 @@ Figure = Literal[
     "located_2d",
 ]
 """Of hands by each view alone, refined by all views, and fused: root-relative MPJPE and PA-MPJPE, which need 3D truth; and
-distances from 2D labels as a share of the crop's width."""
+distances from 2D labels as a share of the crop's width, each label counted by its confidence."""
 
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 
 
 @torch.no_grad()
-def validate(network: nn.Module, batches: Iterable[Batch], calibrated: bool) -> dict[str, float]:
+def validate(network: nn.Module, batches: Iterable[Batch], calibrated: bool, refine: bool = True) -> dict[str, float]:
     """All figures; smaller is better, NaN where nothing is known to compare with.
 
     Args:
         network: `HaMuCo`, or what gives a `HaMuCoOutput` of views as it does; left in the mode in which it was.
         batches: on the network's device.
         calibrated: fuse by the cameras' rotations where they are known; else by Procrustes.
+        refine: whether the cross-view network was trained; if not, refined and fused hands have no figures.
     """
     training = network.training
     network.eval()
     errors: defaultdict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    distances: defaultdict[str, float] = defaultdict(float)
+    confidences = 0.0
     for batch in batches:
-        output: HaMuCoOutput = network(batch.views)
-        assert output.refined is not None
+        output: HaMuCoOutput = network(batch.views, refine)
         valid = batch.views.valid[..., None, None]
         # (B, V, 21, 3) in the crops' axes; what is NaN is left out by the metrics.
         turned = (batch.joints - batch.joints[:, ROOT : ROOT + 1])[:, None] @ batch.crop_from_world[..., :3, :3].mT
         true = _numpy(torch.where(valid, turned, torch.nan))
-        points = {
-            "single": output.single.joints,
-            "refined": output.refined.joints,
-            "fused": fused_joints(output.refined, batch, calibrated),
-        }
+        points, pixels = {"single": output.single.joints}, {"single": output.single.pixels}
+        if output.refined is not None:
+            points |= {"refined": output.refined.joints, "fused": fused_joints(output.refined, batch, calibrated)}
+            pixels["refined"] = output.refined.pixels
+        if output.located is not None:
+            pixels["located"] = output.located
         for name, joints in points.items():
             estimate = _numpy(joints)
             errors[f"{name}_mpjpe_mm"].append(1000 * joint_errors(root_aligned(estimate, true, ROOT), true))
             errors[f"{name}_pa_mpjpe_mm"].append(1000 * joint_errors(procrustes_aligned(estimate, true), true))
-        labelled = batch.views.valid[..., None] & (batch.confidence > 0)
-        pixels = {"single": output.single.pixels, "refined": output.refined.pixels, "located": output.located}
+        confidence = torch.where(batch.views.valid[..., None], batch.confidence, 0.0).double()
+        confidences += float(confidence.sum())
         for name, places in pixels.items():
-            if places is None:
-                continue
             # The crop is 2 wide in u and v.
             distance = torch.linalg.vector_norm(places - batch.pixels, dim=-1) / 2
-            errors[f"{name}_2d"].append(_numpy(torch.where(labelled, distance, torch.nan)))
+            distances[f"{name}_2d"] += float((confidence * distance).sum())
     network.train(training)
-    return {name: mean([error for part in errors[name] for error in part.ravel()]) for name in FIGURES}
+    figures = {name: mean([error for part in errors[name] for error in part.ravel()]) for name in FIGURES}
+    return figures | {name: total / confidences for name, total in distances.items() if confidences}
 
 
 def fused_joints(refined: HandPrediction, batch: Batch, calibrated: bool) -> Tensor:

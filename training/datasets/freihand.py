@@ -4,7 +4,8 @@ Layout, as FreiHAND_pub_v2.zip and, for the truth of the evaluation split, FreiH
 are in the order of the images (32,560 in training, 3960 in evaluation):
 
     training/rgb/IIIIIIII.jpg         four times over: image i of variant v is number i + 32,560 v; the variants are
-                                      gs (green screen, as recorded), hom, sample and auto (other backgrounds, colours)
+                                      gs (green screen, as recorded), hom, sample and auto (other backgrounds, colours),
+                                      of which gs is read
     training_K.json                   (3, 3) px
     training_xyz.json                 (21, 3) m, camera frame, in our joint order
     training_verts.json               (778, 3) m, camera frame, in MANO's order
@@ -28,7 +29,6 @@ from hamuco.training.datasets.files import DatasetError, FloatArray, read_image,
 from hamuco.training.datasets.sample import Sample, TrueHand
 
 Split = Literal["training", "evaluation"]
-Variant = Literal["gs", "hom", "sample", "auto"]
 
 PAGE = "https://lmb.informatik.uni-freiburg.de/projects/freihand/"
 SIZE = (224, 224)
@@ -42,14 +42,11 @@ class FreiHAND:
     has_truth = True
     joint_definition = "MANO joints and tips 744, 320, 443, 555, 672"
 
-    def __init__(
-        self, path: Path, split: Split = "evaluation", images: Variant = "gs", *, with_vertices: bool = False
-    ) -> None:
+    def __init__(self, path: Path, split: Split = "evaluation", *, with_vertices: bool = False) -> None:
         """
         Args:
             path: folder that has the folders `training` and `evaluation`.
             split: "evaluation" needs its truth unpacked into the same folder.
-            images: background of the training images; the evaluation has only "gs".
             with_vertices: read the meshes as well. Those of the training split take some 6 GB of memory to read.
 
         Raises:
@@ -57,9 +54,6 @@ class FreiHAND:
         """
         if split not in get_args(Split):
             raise DatasetError(f"FreiHAND has no split {split!r}; choose one of {', '.join(get_args(Split))}")
-        if images not in get_args(Variant) or (split == "evaluation" and images != "gs"):
-            variants = "gs" if split == "evaluation" else ", ".join(get_args(Variant))
-            raise DatasetError(f"FreiHAND {split} has no images {images!r}; choose one of {variants}")
         archive = _ARCHIVE if split == "training" else _EVALUATION_ARCHIVE
         needed = [f"{split}/rgb", f"{split}_K.json", f"{split}_xyz.json"] + [f"{split}_verts.json"] * with_vertices
         absent = [name for name in needed if not (path / name).exists()]
@@ -68,7 +62,7 @@ class FreiHAND:
                 f"{path} is not FreiHAND, or a part of it: it has no {', '.join(absent)}. Expected is the folder that "
                 f"has {split}/rgb and {split}_K.json: unpack {archive} there, from {PAGE}"
             )
-        self.name = f"FreiHAND {split}" if images == "gs" else f"FreiHAND {split} ({images})"
+        self.name = f"FreiHAND {split}"
         self._images, self._archive = path / split / "rgb", archive
         self._matrices = _read(path / f"{split}_K.json", (-1, 3, 3), archive)
         count = len(self._matrices)
@@ -78,14 +72,13 @@ class FreiHAND:
             if with_vertices
             else None
         )
-        self._first = get_args(Variant).index(images) * count
 
     def __len__(self) -> int:
         return len(self._matrices)
 
     def __iter__(self) -> Iterator[Sample]:
         for index, matrix in enumerate(self._matrices):
-            name = f"{index + self._first:08d}"
+            name = f"{index:08d}"
             try:
                 camera = Camera("camera", SIZE, matrix, np.zeros(0), np.eye(4))
             except CalibrationError as error:

@@ -97,12 +97,6 @@ class HaMuCo(nn.Module):
         better = replace(better, betas=parameters.betas.detach())
         return HaMuCoOutput(single, self.decode(better, half_angle), places)
 
-    def single_view(self, views: Views) -> HandPrediction:
-        """The hands (B, V) by each view alone, without the work for the others."""
-        raw, _, _ = self.estimator.regress(views.images[views.valid])
-        half_angle = torch.where(views.valid, views.half_angle, 0.0)
-        return self.decode(self.estimator.readout(spread(raw, views.valid)), half_angle)
-
     def decode(self, parameters: HandParameters, half_angle: Tensor) -> HandPrediction:
         """Hands (...) from parameters (...) and `half_angle` (...), in float32 whatever the networks computed in."""
         rotations = rotation_6d_to_matrix(parameters.pose)

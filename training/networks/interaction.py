@@ -54,7 +54,8 @@ class InteractionConfig:
 
 
 class Interaction(nn.Module):
-    """Single-view hands and feature maps -> refined parameters; their shape is not meant to be used."""
+    """Single-view hands and feature maps -> tokens (`nodes`) -> refined parameters (`refine`); their shape is not meant to
+    be used."""
 
     def __init__(self, config: InteractionConfig, channels: tuple[int, int, int, int], mean_pose: Tensor) -> None:
         """`channels`: of the maps. `mean_pose`: as `ParameterReadout` takes it."""
@@ -71,22 +72,6 @@ class Interaction(nn.Module):
         start_at_zero(last)
         self.head = nn.Sequential(nn.Linear(flat, flat), nn.LeakyReLU(0.1), last)
         self.readout = ParameterReadout(mean_pose)
-
-    def forward(self, maps: Maps, location: Tensor, pose: Tensor, half_angle: Tensor, valid: Tensor) -> HandParameters:
-        """Refine hands, all views of all hands in one row: N = B V, views of one hand together.
-
-        Args:
-            maps: of the estimator, (N, ...).
-            location: (N, 21, 3) as `nodes` takes it.
-            pose: (N, 16, 6) of the estimator.
-            half_angle: (N,).
-            valid: (B, V) bool.
-
-        Returns:
-            Parameters with leading dimensions (B, V).
-        """
-        nodes = self.nodes(maps, location, pose, half_angle)
-        return self.refine(nodes.reshape(*valid.shape, LANDMARKS, -1), valid)
 
     def nodes(self, maps: Maps, location: Tensor, pose: Tensor, half_angle: Tensor) -> Tensor:
         """Tokens (N, 21, D) of crops, each on its own.

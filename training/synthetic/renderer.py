@@ -114,7 +114,7 @@ class Renderer:
             ValueError: the model has no wrist end where a forearm could go on.
         """
         self._builder = SceneBuilder(model)
-        self._context = _open_context()
+        self._context = open_context()
         with self._context as context:
             context.front_face = "cw"
             self._programs = {name: load_program(context, *parts) for name, parts in _PROGRAMS.items()}
@@ -336,7 +336,8 @@ _PROGRAMS = {  # vertex shader, parts of the fragment shader
 }
 
 
-def _open_context() -> Any:
+def open_context() -> Any:
+    """An OpenGL context of this process. Raises GraphicsError, with what to install, where there is none to be had."""
     try:
         import moderngl
     except ImportError as error:
