@@ -16,10 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hamuco.app.offline import DEMO_CLIP
 
 if TYPE_CHECKING:
+    from hamuco.engine.build import Route
     from hamuco.engine.builders import Builder
     from hamuco.engine.bundle import Bundle
     from hamuco.engine.parity import HandCrops
-    from hamuco.engine.plans import Parity, Plan, Profile
+    from hamuco.engine.plans import Parity, Plan, Platform, Profile
 
 # Of the demo clip: 8 with two hands in four views are 64 crops to compare with. Videos have to be decoded up to the last.
 _MOMENTS = slice(0, 64, 8)
@@ -35,6 +36,12 @@ def build(
             help="tensorrt: for the GPU of this computer. tensorrt-rtx: for GeForce and RTX GPUs, on any computer."
         ),
     ],
+    route: Annotated[
+        Literal["onnx", "torch"],
+        typer.Option(
+            help="With tensorrt: build of the bundle's ONNX graphs, or of its network in torch, by torch-tensorrt."
+        ),
+    ] = "onnx",
     precision: Annotated[Literal["fp16", "bf16"], typer.Option(help="What most layers compute in.")] = "fp16",
     views: Annotated[
         str, typer.Option(help="Least, usual and most views of a hand; fastest with the usual.")
@@ -53,24 +60,35 @@ def build(
     An engine runs with the runtime's version that built it, and on the GPU or the architectures that it was built for. It
     lies in the bundle's folder, or in the user's cache if the bundle is that of the package or cannot be written.
 
+    With --route torch an engine comes straight from torch, on a training machine that has what the extra named
+    torch-tensorrt installs. It takes and gives the same as one through ONNX, lies beside it, and is used where there is
+    none. This has not run on a GPU yet: look at how far the build says that joints differ.
+
     Examples:
 
         hamuco build hamuco-s --runtime tensorrt
 
         hamuco build hamuco-mine --runtime tensorrt-rtx --views 1:4:8 --arch sm_89
+
+        hamuco build hamuco-mine --runtime tensorrt --route torch
     """
-    from hamuco.engine.build import build_plan
+    from hamuco.engine.build import OnnxRoute, build_plan
     from hamuco.engine.builders import Builder
     from hamuco.engine.bundle import load_bundle
 
+    if route == "torch" and runtime != "tensorrt":
+        raise typer.BadParameter("--route torch goes with --runtime tensorrt, for the GPU of this computer")
     profile, opened = _profile(views, hands), load_bundle(bundle)
     if runtime == "openvino":
         if arch:
             raise typer.BadParameter("--arch goes with --runtime tensorrt-rtx")
         typer.echo("nothing to build: OpenVINO compiles a bundle when it is opened, within a second")
         return
+    torch_route = _torch_route() if route == "torch" else None  # before what it needs: it says how to install all
     builder = Builder(runtime, tuple(arch or ()))
-    typer.echo(f"building {opened.card.name} for {builder.platform}, {precision}, {profile}", err=True)
+    chosen: Route = OnnxRoute(builder) if torch_route is None else torch_route(builder.platform)
+    how = "" if route == "onnx" else f", by {route}"
+    typer.echo(f"building {opened.card.name} for {builder.platform}, {precision}, {profile}{how}", err=True)
     if runtime == "tensorrt":
         typer.echo("this takes minutes, and is best done while the GPU has nothing else to do", err=True)
 
@@ -79,11 +97,23 @@ def build(
 
     try:
         with _phases() as progress:
-            plan = build_plan(opened, builder, precision, profile, compare, progress, replace)
+            plan = build_plan(opened, chosen, precision, profile, compare, progress, replace)
     except KeyboardInterrupt:
         typer.echo("interrupted: nothing was built", err=True)
         raise
     _print(plan)
+
+
+def _torch_route() -> Callable[[Platform], Route]:
+    """To be called with the platform."""
+    try:
+        from hamuco.training.torch_route import TorchRoute, load_torch_tensorrt
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f'--route torch needs {error.name}, which is not installed: pip install "hamuco[torch-tensorrt]"'
+        ) from error
+    library = load_torch_tensorrt()
+    return lambda platform: TorchRoute(library, platform)
 
 
 def _profile(views: str, hands: int) -> Profile:

@@ -97,6 +97,7 @@ class CPUChain:
 
     def __init__(self, bundle: Bundle) -> None:
         self._networks = HaMuCoNetworks(bundle)
+        self._sides = _sides(bundle.hand)
         self.name = self._networks.runtime
 
     def __call__(self, scene: Scene) -> ChainRun:
@@ -111,9 +112,7 @@ class CPUChain:
         times.append(time.perf_counter())
         fused = [mean_hand(self._networks.hand, refined.part(hand), own) for hand, own in enumerate(scene.hands)]
         times.append(time.perf_counter())
-        meshes = [
-            _mesh(self._networks.hand, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)
-        ]
+        meshes = [_mesh(self._sides, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)]
         times.append(time.perf_counter())
         return ChainRun([*np.diff(times)], meshes)
 
@@ -135,7 +134,7 @@ class TorchChain:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = bundle_network(bundle).to(self._device)
         self._run = torch.compile(network) if compiled else network
-        self._size, self._hand = bundle.card.image_size, bundle.hand
+        self._size, self._hand, self._sides = bundle.card.image_size, bundle.hand, _sides(bundle.hand)
         self.name = f"torch {torch.__version__}, {'compiled' if compiled else 'eager'}, {self._device.type}"
 
     def __call__(self, scene: Scene) -> ChainRun:
@@ -157,7 +156,7 @@ class TorchChain:
         times.append(time.perf_counter())
         fused = [mean_hand(self._hand, refined.part(hand), own) for hand, own in enumerate(scene.hands)]
         times.append(time.perf_counter())
-        meshes = [_mesh(self._hand, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)]
+        meshes = [_mesh(self._sides, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)]
         times.append(time.perf_counter())
         return ChainRun([*np.diff(times)], meshes)
 
@@ -227,12 +226,18 @@ def _in_camera_order(scene: Scene) -> tuple[list[Region], NDArray[np.int64]]:
     return regions, np.arange(views * hands).reshape(views, hands).T
 
 
-def _mesh(model: HandModel, regions: Sequence[Region], hand: HandParameters | None) -> NDArray[np.floating] | None:
+def _sides(hand: HandModel) -> dict[bool, HandModel]:
+    """The right hand and the left, by whether it is the right: made once, as a tracker does."""
+    return {True: hand, False: hand.mirrored()}
+
+
+def _mesh(
+    sides: Mapping[bool, HandModel], regions: Sequence[Region], hand: HandParameters | None
+) -> NDArray[np.floating] | None:
     """Vertices of the hand that the regions show."""
     if hand is None:
         return None
-    own = model if regions[0].right else model.mirrored()
-    return skin(own, hand.global_orient, hand.hand_pose, hand.betas, hand.transl)
+    return skin(sides[bool(regions[0].right)], hand.global_orient, hand.hand_pose, hand.betas, hand.transl)
 
 
 def _numpy(values: Tensor) -> NDArray[np.float64]:

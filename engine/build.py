@@ -1,12 +1,12 @@
-"""Builds plans: both engines of a bundle, for one platform, precision and profile."""
+"""Builds plans: both engines of a bundle, for one platform, precision and profile, by one of two routes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hamuco.engine.builders import Builder, Progress
 from hamuco.engine.bundle import Bundle
@@ -20,6 +20,7 @@ from hamuco.engine.plans import (
     Platform,
     Precision,
     Profile,
+    RouteName,
     check_free,
     engines_folder,
     model_hash,
@@ -36,9 +37,72 @@ Compare = Callable[[bytes, bytes], Parity | str]
 """Called with the engines of the estimator and of the interaction network: their parity, or why there is none."""
 
 
+class Route(Protocol):
+    """How engines are made of a bundle: `OnnxRoute`, or hamuco.training.torch_route, which needs torch."""
+
+    @property
+    def name(self) -> RouteName: ...
+
+    @property
+    def platform(self) -> Platform:
+        """What the engines are for."""
+
+    def engines(
+        self, bundle: Bundle, precision: Precision, profile: Profile, timings: Path, progress: Progress
+    ) -> tuple[bytes, bytes]:
+        """Make those of the estimator and of the interaction network, with tensors as `hamuco.engine.device_graphs` has them.
+
+        Args:
+            bundle, precision, profile, progress: see `build_plan`.
+            timings: file for what TensorRT measures, which makes the next build faster; it need not be there.
+
+        Raises:
+            BuildError: it cannot be built.
+            OSError: a file cannot be read or written.
+        """
+
+
+class OnnxRoute:
+    """Of the bundle's graphs, by the runtime's own parser."""
+
+    name: RouteName = "onnx"
+
+    def __init__(self, builder: Builder) -> None:
+        self.platform, self._builder = builder.platform, builder
+
+    def engines(
+        self, bundle: Bundle, precision: Precision, profile: Profile, timings: Path, progress: Progress
+    ) -> tuple[bytes, bytes]:
+        """See `Route`.
+
+        Raises:
+            BuildError: it cannot be built; onnx is not installed.
+            GraphError: the bundle is not built as `hamuco export` does.
+            OSError: a file cannot be read or written.
+        """
+        try:
+            from hamuco.engine.device_graphs import estimator_graph, interaction_graph
+        except ModuleNotFoundError as error:
+            extra = self.platform.runtime
+            raise BuildError(
+                f'building needs {error.name}, which is not installed: pip install "hamuco[{extra}]"'
+            ) from error
+        graphs = estimator_graph(bundle.estimator, precision), interaction_graph(bundle.interaction, precision)
+        estimator, interaction = (self._engine(graph, profile, timings, progress) for graph in graphs)
+        return estimator, interaction
+
+    def _engine(self, graph: ModelProto, profile: Profile, timings: Path, progress: Progress) -> bytes:
+        known = timings.read_bytes() if timings.is_file() else b""
+        engine, measured = self._builder.build(graph.SerializeToString(), shapes(graph, profile), progress, known)
+        if measured:
+            timings.parent.mkdir(parents=True, exist_ok=True)
+            timings.write_bytes(measured)  # half of it would not be taken
+        return engine
+
+
 def build_plan(
     bundle: Bundle,
-    builder: Builder,
+    route: Route,
     precision: Precision,
     profile: Profile,
     compare: Compare,
@@ -49,7 +113,7 @@ def build_plan(
 
     Args:
         bundle: what to build of.
-        builder: what to build with.
+        route: what to build with.
         precision: that most layers compute in.
         profile: what the engines have to take.
         compare: see `Compare`.
@@ -58,34 +122,16 @@ def build_plan(
 
     Raises:
         PlanError: it was built already.
-        BuildError: it cannot be built; onnx is not installed.
-        GraphError: the bundle is not built as `hamuco export` does.
+        BuildError, GraphError: as for the route.
         OSError: it cannot be written.
     """
-    try:
-        from hamuco.engine.device_graphs import estimator_graph, interaction_graph
-    except ModuleNotFoundError as error:
-        extra = builder.platform.runtime
-        raise BuildError(
-            f'building needs {error.name}, which is not installed: pip install "hamuco[{extra}]"'
-        ) from error
-
     card = PlanCard(
-        bundle.card.name, model_hash(bundle), builder.platform, precision, profile, seconds=0.0, parity=NOT_COMPARED
+        bundle.card.name, model_hash(bundle), route.platform, precision, profile, 0.0, NOT_COMPARED, route.name
     )
     path = engines_folder(bundle) / card.folder_name
     check_free(path, replace)  # before minutes are spent
     started = time.perf_counter()
-    graphs = estimator_graph(bundle.estimator, precision), interaction_graph(bundle.interaction, precision)
-    engines = []
-    for graph in graphs:
-        timings = _timings_path(path.parent, builder.platform)
-        known = timings.read_bytes() if timings.is_file() else b""
-        engine, measured = builder.build(graph.SerializeToString(), shapes(graph, profile), progress, known)
-        if measured:
-            timings.parent.mkdir(parents=True, exist_ok=True)
-            timings.write_bytes(measured)  # half of it would not be taken
-        engines.append(engine)
+    engines = route.engines(bundle, precision, profile, _timings_path(path.parent, route.platform), progress)
     card = changed(card, seconds=round(time.perf_counter() - started, 2), parity=compare(*engines))
     with new_plan(path, replace) as folder:
         (folder / ESTIMATOR).write_bytes(engines[0])
@@ -96,18 +142,24 @@ def build_plan(
 
 def shapes(graph: ModelProto, profile: Profile) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Smallest, usual and largest of a graph's inputs."""
+    return {
+        one.name: extremes([size.dim_param or size.dim_value for size in one.type.tensor_type.shape.dim], profile)
+        for one in graph.graph.input
+    }
+
+
+def extremes(shape: Sequence[str | int], profile: Profile) -> tuple[Shape, Shape, Shape]:
+    """Smallest, usual and largest of a shape in which `crops`, `hands` and `views` vary."""
     _, usual, most = profile.views
     sizes = {
         "crops": (1, usual * profile.hands, most * profile.hands),  # a hand may be seen by one view of many
         "hands": (1, profile.hands, profile.hands),
         "views": profile.views,
     }
-    found = {}
-    for one in graph.graph.input:
-        dimensions = [sizes.get(size.dim_param, 3 * (size.dim_value,)) for size in one.type.tensor_type.shape.dim]
-        least, usual_size, largest = zip(*dimensions, strict=True)
-        found[one.name] = (least, usual_size, largest)
-    return found
+    least, expected, largest = zip(
+        *[sizes[size] if isinstance(size, str) else (size, size, size) for size in shape], strict=True
+    )
+    return least, expected, largest
 
 
 def _timings_path(folder: Path, platform: Platform) -> Path:

@@ -26,6 +26,7 @@ import tomlkit
 from hamuco.engine.bundle import HAMUCO_S, Bundle
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
+RouteName = Literal["onnx", "torch"]
 Precision = Literal["fp16", "bf16"]
 
 CARD, ESTIMATOR, INTERACTION = "plan.toml", "estimator.engine", "interaction.engine"
@@ -41,6 +42,7 @@ An engine that `hamuco build` made of a bundle.
   platform       what it runs with and on; version: of the runtime's library, it runs with no other
   profile        views: least, usual and most; hands: most
   seconds        that the build took
+  route          onnx: of the bundle's graphs; torch: of its network in torch, by torch-tensorrt
   parity         how far joints are from those of the bundle on the CPU in single precision, mm"""
 
 
@@ -112,6 +114,7 @@ class PlanCard:
         profile: what it can take.
         seconds: that the build took.
         parity: or why it was not measured.
+        route: how it was built; cards from before there were two do not say.
     """
 
     bundle: str
@@ -121,6 +124,7 @@ class PlanCard:
     profile: Profile
     seconds: float
     parity: Parity | str
+    route: RouteName = "onnx"
 
     @property
     def folder_name(self) -> str:
@@ -128,6 +132,7 @@ class PlanCard:
         device = self.platform.device or "+".join(self.platform.architectures)
         views = ".".join(map(str, self.profile.views))
         name = f"{self.platform.runtime}-{self.platform.version}-{device}-{self.precision}-{views}x{self.profile.hands}"
+        name += "" if self.route == "onnx" else f"-{self.route}"
         return re.sub(r"[^\w.+-]+", "-", name)
 
 
@@ -177,7 +182,7 @@ def engines_folder(bundle: Bundle) -> Path:
 
 
 def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
-    """The plan that fits; of several, the one for the fewest views and hands.
+    """The plan that fits; of several, the one for the fewest views and hands; of those, one of the default route, onnx.
 
     Raises:
         PlanError: none fits, or the one that does is damaged.
@@ -195,7 +200,9 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
     misfits = [_misfits(plan.card, model, wanted) for plan in plans]
     fitting = [plan for plan, found in zip(plans, misfits, strict=True) if not any(found)]
     if fitting:
-        plan = min(fitting, key=lambda one: one.card.profile.views[2] * one.card.profile.hands)
+        plan = min(
+            fitting, key=lambda one: (one.card.profile.views[2] * one.card.profile.hands, one.card.route != "onnx")
+        )
         _check_files(plan, bundle)
         return plan
     if damaged:
@@ -279,6 +286,7 @@ def read_plan(folder: Path) -> Plan:
             profile=Profile(tuple(profile["views"]), profile["hands"]),
             seconds=document["seconds"],
             parity=parity if isinstance(parity, str) else Parity(**parity),
+            route=document.get("route", "onnx"),
         )
         return Plan(folder, card, {name: document["files"][name]["sha256"] for name in _FILES})
     except PlanError:
@@ -310,7 +318,8 @@ def _misfits(card: PlanCard, model: str, wanted: Wanted) -> list[str]:
 
 def _check_files(plan: Plan, bundle: Bundle) -> None:
     card = plan.card
-    command = f"{build_command(bundle, card.platform.runtime, card.precision, card.profile)} --replace"
+    route = "" if card.route == "onnx" else f" --route {card.route}"
+    command = f"{build_command(bundle, card.platform.runtime, card.precision, card.profile)}{route} --replace"
     for name in _FILES:
         path = plan.path / name
         if not path.is_file():

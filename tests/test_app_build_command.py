@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import hamuco, one_line
+from fake_torch_tensorrt import FakeTorchTensorRT
 
-from hamuco.app.build_command import demo_crops
+from hamuco.app.build_command import _torch_route, demo_crops
 from hamuco.engine.bundle import Bundle
-from hamuco.engine.plans import Profile
+from hamuco.engine.plans import Platform, Profile
 from hamuco.engine.tensorrt_engine import load_runtime
 
 
@@ -44,6 +47,12 @@ def test_an_engine_is_built_once(bundle: Bundle, tmp_path: Path) -> None:
         (("nowhere", "--runtime", "tensorrt-rtx"), 1, "nowhere is no bundle: it is not there"),
         (("hamuco-s", "--runtime", "tensorrt-rtx", "--views", "8"), 2, "--views '8' is not LEAST:USUAL:MOST, such as"),
         (("hamuco-s", "--runtime", "tensorrt-rtx", "--precision", "int8"), 2, "'int8' is not one of 'fp16', 'bf16'"),
+        (("hamuco-s", "--runtime", "tensorrt-rtx", "--route", "torch"), 2, "--route torch goes with --runtime tensorrt,"),
+        pytest.param(
+            ("hamuco-s", "--runtime", "tensorrt", "--route", "torch"), 1,
+            'torch-tensorrt is not installed: pip install "hamuco[torch-tensorrt]"',
+            marks=pytest.mark.skipif(importlib.util.find_spec("torch_tensorrt") is not None, reason="it is here"),
+        ),
         (("hamuco-s", "--runtime", "openvino", "--arch", "sm_89"), 2, "--arch goes with --runtime tensorrt-rtx"),
         pytest.param(
             ("hamuco-s", "--runtime", "tensorrt"), 1, 'tensorrt is not installed: pip install "hamuco[tensorrt]"',
@@ -56,6 +65,14 @@ def test_what_cannot_be_built_says_why(arguments: tuple[str, ...], code: int, wo
     assert result.returncode == code, result.stderr
     assert words in one_line(result.stderr)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_torch_route_is_for_the_platform_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", FakeTorchTensorRT())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    here = Platform("tensorrt", "11.1", "Fake GPU", ("sm_90",))
+    route = _torch_route()(here)
+    assert (route.name, route.platform) == ("torch", here)
 
 
 def test_openvino_needs_no_building(tmp_path: Path) -> None:

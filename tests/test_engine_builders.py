@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from hamuco.engine.build import build_plan, shapes
+from hamuco.engine.build import OnnxRoute, build_plan, shapes
 from hamuco.engine.builders import RTX_ARCHITECTURES, Builder
 from hamuco.engine.bundle import HAMUCO_S, Bundle, load_bundle
 from hamuco.engine.device_graphs import estimator_graph, interaction_graph
@@ -48,17 +48,18 @@ def _silent(what: str, done: int, total: int) -> None:
 
 def test_both_graphs_are_built_and_found_again(rtx: Builder, own: Bundle) -> None:
     seen: list[tuple[str, int, int]] = []
-    plan = build_plan(own, rtx, "fp16", PROFILE, _not_compared, lambda *step: seen.append(step))
+    plan = build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, lambda *step: seen.append(step))
     assert {what for what, _, _ in seen} >= {"Building engine", "Optimizing graph"}
     assert plan.card.platform == Platform("tensorrt-rtx", rtx.platform.version, "", ("sm_89",))
     assert plan.card.seconds > 0
+    assert plan.card.route == "onnx"
     here = Platform("tensorrt-rtx", rtx.platform.version, "RTX 4090", ("sm_89",))
     assert find_plan(own, Wanted(here, views=5, hands=2)) == plan
     # The weights alone, in half precision.
     assert plan.estimator.stat().st_size > own.estimator.stat().st_size / 2
     with pytest.raises(PlanError, match="was built already"):
-        build_plan(own, rtx, "fp16", PROFILE, _not_compared, _silent)
-    again = build_plan(own, rtx, "fp16", PROFILE, _not_compared, _silent, replace=True)
+        build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, _silent)
+    again = build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, _silent, replace=True)
     assert again.path == plan.path
 
 
@@ -91,7 +92,8 @@ def test_the_default_bundle_is_built_for_all_gpus(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     pytest.importorskip("tensorrt_rtx_bindings", exc_type=ImportError)
     builder = Builder("tensorrt-rtx")
-    plan = build_plan(load_bundle(HAMUCO_S), builder, precision, Profile((1, 8, 16), 2), _not_compared, _silent)
+    profile = Profile((1, 8, 16), 2)
+    plan = build_plan(load_bundle(HAMUCO_S), OnnxRoute(builder), precision, profile, _not_compared, _silent)
     assert plan.card.platform.architectures == RTX_ARCHITECTURES
     assert tmp_path in plan.path.parents
 
@@ -101,7 +103,7 @@ def test_an_interrupted_build_leaves_nothing(rtx: Builder, own: Bundle) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_plan(own, rtx, "fp16", PROFILE, _not_compared, interrupt)
+        build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, interrupt)
     assert not (own.path / "engines").exists()
 
 

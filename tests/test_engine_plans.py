@@ -83,6 +83,26 @@ def test_of_several_plans_the_smallest_that_fits_is_taken(opened: Bundle) -> Non
     assert find_plan(opened, Wanted(HERE, views=3, hands=2)).card.profile.views == (1, 4, 8)
 
 
+def test_of_two_routes_the_default_is_taken_unless_only_the_other_fits(opened: Bundle) -> None:
+    torch = replace(card_of(opened), route="torch")
+    for route in (torch, replace(torch, route="onnx"), replace(torch, profile=Profile((1, 16, 32), 2))):
+        written(opened, route)
+    assert find_plan(opened, Wanted(HERE, views=8, hands=2)).card.route == "onnx"
+    large = find_plan(opened, Wanted(HERE, views=20, hands=2))
+    assert large.card.route == "torch"
+    large.estimator.unlink()
+    with pytest.raises(PlanError, match=r"Build it again: hamuco build .*--hands 2 --route torch --replace$"):
+        find_plan(opened, Wanted(HERE, views=20, hands=2))
+
+
+def test_a_card_from_before_there_were_routes_is_of_onnx(opened: Bundle) -> None:
+    plan = written(opened, card_of(opened))
+    text = (plan.path / CARD).read_text()
+    assert text.count('route = "onnx"\n') == 1
+    (plan.path / CARD).write_text(text.replace('route = "onnx"\n', ""))
+    assert read_plan(plan.path) == plan
+
+
 def test_without_a_plan_the_command_that_builds_one_is_named(opened: Bundle) -> None:
     with pytest.raises(PlanError) as error:
         find_plan(opened, Wanted(HERE, views=4, hands=2))
@@ -198,6 +218,7 @@ def test_names_of_folders_are_those_of_what_is_built(opened: Bundle) -> None:
     card = card_of(opened)
     on_device = replace(card, platform=Platform("tensorrt", "10.13", "NVIDIA H100 80GB", ("sm_90",)))
     assert card.folder_name == "tensorrt-rtx-1.7-sm_86+sm_89-fp16-1.8.16x2"
+    assert replace(on_device, route="torch").folder_name == f"{on_device.folder_name}-torch"
     assert on_device.folder_name == "tensorrt-10.13-NVIDIA-H100-80GB-fp16-1.8.16x2"
 
 

@@ -62,11 +62,13 @@ class DeviceNetworks(nn.Module):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's annotations lack
         locator, interaction = self.estimator.locator, self.interaction
         halved = [self.estimator.backbone, graph, interaction.project, interaction.layers]
-        halved += [interaction.head_graph, interaction.head]
+        halved += [interaction.head_graph]
         if locator is not None:  # what follows its softmax stays
             halved += [locator.lateral, locator.mix, locator.heat]
         for module in halved:
             module.to(dtype)
+        # Heads stay too: small, and worth half a millimetre of a hand's distance (see device_graphs).
+        interaction.head = nn.Sequential(_Single(), *interaction.head)
 
     def look(self, images: Tensor) -> tuple[HandParameters, Maps]:
         """`Estimator.forward` of images (n, 3, S, S) that the crop kernel has normalized."""
@@ -85,13 +87,18 @@ class DeviceNetworks(nn.Module):
         Returns:
             Parameters (B, V).
         """
+        tokens = self.tokens(last_map, sampled, hands).unflatten(0, valid.shape)
+        parameters: HandParameters = self.interaction.refine(tokens, valid)
+        return parameters
+
+    def tokens(self, last_map: Tensor, sampled: Tensor, hands: Tensor) -> Tensor:
+        """What the views of a hand exchange, (n, 21, D), of each crop on its own; see `refine`."""
         graph = self.interaction.graph
         embedded = graph.location(hands.to(self.dtype)).unflatten(1, (LANDMARKS, -1))
         maps = resized(graph.joint_maps(last_map), self._map_size)
         own = maps.flatten(2).unflatten(1, (LANDMARKS, -1)).flatten(2)
-        tokens = self.interaction.project(torch.cat([own, sampled, embedded], dim=2))
-        parameters: HandParameters = self.interaction.refine(tokens.unflatten(0, valid.shape), valid)
-        return parameters
+        tokens: Tensor = self.interaction.project(torch.cat([own, sampled, embedded], dim=2))
+        return tokens
 
 
 class TorchNetworks:
@@ -197,6 +204,13 @@ class _Prepared:
         return Refined(self._refined[0].data_ptr(), self._refined[2].data_ptr())
 
 
+class _Single(nn.Module):
+    """What follows computes in single precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
 def _fold_normalization(module: nn.Module) -> None:
     """Batch normalization into the convolution that is registered just before it, as in all our backbones.
 
@@ -204,7 +218,9 @@ def _fold_normalization(module: nn.Module) -> None:
     """
     for (name, child), (after, normalization) in pairwise(list(module.named_children())):
         if isinstance(child, nn.Conv2d) and type(normalization) is nn.BatchNorm2d:
-            setattr(module, name, fuse_conv_bn_eval(child, normalization))
+            folded = fuse_conv_bn_eval(child, normalization)
+            folded.__class__ = nn.Conv2d  # what backbones add for training on CPUs cannot take half precision
+            setattr(module, name, folded)
             setattr(module, after, nn.Identity())
     for child in module.children():
         _fold_normalization(child)
