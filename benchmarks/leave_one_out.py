@@ -1,6 +1,6 @@
 """Real footage without truth: what the other views say, seen from the view that was left out.
 
-    python benchmarks/leave_one_out.py [BUNDLE]
+    python benchmarks/leave_one_out.py [BUNDLE] [RECORDING]      # hamuco-s on the clip of four cameras
 
 Hands are followed by the default estimator. Of every fused hand that three views or more see, each view is left out in
 turn: a method makes the hand from the others, its joints are projected into the view that was left out, and compared with
@@ -17,18 +17,19 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from footage import decoded_sets, make_recording
+from footage import make_recording
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from hamuco.capture.recording import Recording
 from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.fusion.observation import Observation
 from hamuco.fusion.pipeline import Pipeline
-from hamuco.training.datasets.footage import FOUR_CAMERAS
+from hamuco.training.datasets.footage import FOUR_CAMERAS, decode, planned_sets
 from hamuco.training.hamuco_methods import HaMuCoMethods
 from hamuco.training.methods import HandViews, Method, Ransac, TriangulationAndFit
 
@@ -50,15 +51,19 @@ def left_out_errors(observation: Observation, hand: HandViews, methods: list[Met
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path, nargs="?", default=HAMUCO_S, help="trained networks")
+    parser.add_argument("recording", type=Path, nargs="?", help="of three cameras or more")
     arguments = parser.parse_args()
     networks = HaMuCoMethods(HaMuCoNetworks(load_bundle(arguments.bundle)))
     errors: dict[str, list[FloatArray]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        recording = make_recording(FOUR_CAMERAS, Path(folder) / "clip")
+        path = arguments.recording
+        recording = make_recording(FOUR_CAMERAS, Path(folder) / "clip") if path is None else Recording.open(path)
+        title = FOUR_CAMERAS.folder if path is None else path.name
         pipeline = Pipeline(recording.rig)
         # Of each hand, since shapes are measured over the first moments.
         methods: dict[str, list[Method]] = {}
-        for frame_set in track(decoded_sets(recording), FOUR_CAMERAS.folder):
+        planned = planned_sets(recording)
+        for frame_set in track(decode(recording, planned), title, len(planned)):
             result = pipeline.process(frame_set)
             images = {name: frame.image for name, frame in frame_set.frames.items()}
             for hand, observation in zip(result.hand_set.hands, result.observations, strict=True):
@@ -69,7 +74,7 @@ def main() -> None:
                 for name, distances in left_out_errors(observation, seen, own).items():
                     errors[name] += distances
             pipeline.prepare(frame_set)
-    table = Table("method", "median, px", "mean, px", "90 %, px", "hands in left-out views", title=FOUR_CAMERAS.folder)
+    table = Table("method", "median, px", "mean, px", "90 %, px", "hands in left-out views", title=title)
     for name, own_errors in errors.items():
         values = np.array(own_errors)
         known = np.asarray(np.isfinite(values).all(axis=1))

@@ -191,7 +191,10 @@ def test_damaged_files_are_noticed(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_old_labels(tmp_path: Path) -> None:
     path = labels_path(write_labelled(tmp_path / "rec", frames=2), "landmarks")
     labels, before = Labels.load(path), path.read_bytes()
-    with room_for(500), pytest.raises(OSError, match=r"landmarks.npz cannot be written .*: what was there before is whole; make room"):
+    with (
+        room_for(500),
+        pytest.raises(OSError, match=r"landmarks.npz cannot be written .*: what was there before is whole; make room"),
+    ):
         labels.save(path)
     assert path.read_bytes() == before
     assert sorted(file.name for file in path.parent.iterdir()) == ["landmarks.npz"]
