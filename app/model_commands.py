@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a training: best.pt or last.pt in its folder.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint of a training: last.pt in its folder, or best.pt, if it has a validation."),
+    ],
     bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
     name: Annotated[str | None, typer.Option(help="Name for tables; the folder's if not given.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, as their training data allow.")] = "not stated",

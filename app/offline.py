@@ -254,7 +254,7 @@ def _numbers(option: str, text: str) -> list[int]:
     """Of a text such as 1,2,4."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{option} {text!r} is not a list of numbers, such as 1,2,4")
+        raise typer.BadParameter(f"{option} {text!r} is not a list of numbers from 1 up, such as 1,2,4")
     return [int(part) for part in parts]
 
 

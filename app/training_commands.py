@@ -87,7 +87,7 @@ def train(
 ) -> None:
     """Train the networks. Needs PyTorch, which is among what the extra named train installs.
 
-    The folder gets last.pt and best.pt (checkpoints), log.csv and curves.png, and config.toml. An interrupted training
+    The folder gets last.pt (a checkpoint; with a validation, best.pt too), log.csv and curves.png, and config.toml. An interrupted training
     goes on with --resume as if nothing had happened. With --set rounds=3 the network relabels its recordings after a
     round and learns from that in the next, in folders round-1 and so on: an experiment that nobody has measured yet.
 
@@ -113,8 +113,13 @@ def train(
         with _training_bar() as progress:
             train_rounds(chosen, out, resume, progress, typer.echo)
     except KeyboardInterrupt:
+        kept = sorted(out.glob("**/last.pt"))
         typer.echo(
-            f"interrupted: with --resume it goes on from the last checkpoint in {out}, if there is one", err=True
+            f"interrupted: with --resume it goes on from {kept[-1]}; what was learned since is lost"
+            if kept
+            else f"interrupted before the first of the checkpoints, which come every {chosen.run.checkpoint_every} steps "
+            "(run.checkpoint_every): nothing that was learned is kept",
+            err=True,
         )
         raise
     except ModuleNotFoundError as error:  # of what only some backbones need

@@ -24,8 +24,19 @@ UNSAVED = (
 )
 """What to do where results cannot be written."""
 
-# Okabe and Ito's colours, told apart by everybody.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+# Okabe and Ito's colours, told apart by everybody, and three of Tol's: as many as there are methods at most.
+_COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#D55E00",
+    "#56B4E9",
+    "#000000",
+    "#882255",
+    "#999999",
+    "#999933",
+)
 _GREY = "#555555"
 _FINGERS = ("thumb", "index", "middle", "ring", "little")
 _FINGER_JOINTS = (("CMC", "MCP", "IP", "tip"), *[("MCP", "PIP", "DIP", "tip")] * 4)

@@ -97,7 +97,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # a damaged file makes torch and zipfile stumble in all kinds of ways
         raise CheckpointError(
             f"{path} is not a whole checkpoint: its {path.stat().st_size} bytes were cut off or changed, or are another "
-            "kind of file; take another, such as best.pt or last.pt beside it"
+            "kind of file; take another checkpoint of this training, or train anew in another folder"
         ) from error
     names = [one.name for one in fields(Checkpoint)]
     if not isinstance(stored, Mapping) or "format" not in stored:

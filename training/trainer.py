@@ -30,7 +30,7 @@ from hamuco.training.checkpoint import (
     written_by,
 )
 from hamuco.training.config import Precision, TrainConfig, config_values
-from hamuco.training.keeper import LAST, Keeper, Tell
+from hamuco.training.keeper import BEST, LAST, Keeper, Tell
 from hamuco.training.loader import LoaderOptions, batches
 from hamuco.training.losses import losses
 from hamuco.training.networks import backbones
@@ -159,6 +159,9 @@ def train(
             scaler.update()
             if keeper:
                 keeper.after_step(step + 1, numbers, here.ranks * int(batch.views.valid.sum()), state)
+        if keeper and refine:
+            reached = out / (BEST if (out / BEST).is_file() else LAST)
+            tell(f"{config.steps} steps done. Next: hamuco export {reached} BUNDLE")
 
 
 def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Tell) -> Checkpoint | None:
