@@ -79,9 +79,10 @@ def test_it_learns(crops: Path, tmp_path: Path) -> None:
     assert rows[-1]["single_mpjpe_mm"] < 0.85 * rows[0]["single_mpjpe_mm"]
     assert rows[-1]["fused_mpjpe_mm"] < 0.95 * rows[0]["fused_mpjpe_mm"]
     assert rows[-1]["single_2d"] < 0.8 * rows[0]["single_2d"]
-    assert len(told) == 5
-    assert told[-1].startswith("step 20 of 20; loss ")
-    assert told[-1].endswith("the best so far")
+    assert len(told) == 6
+    assert told[-1] == f"20 steps done. Next: hamuco export {tmp_path / BEST} BUNDLE"
+    assert told[-2].startswith("step 20 of 20; loss ")
+    assert told[-2].endswith("the best so far")
 
 
 def test_what_is_left_is_whole(trained: Path, crops: Path) -> None:

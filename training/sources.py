@@ -27,7 +27,7 @@ from hamuco.training.labels import labels_of
 from hamuco.training.loader import Source
 from hamuco.training.synthetic.crops import CropOptions
 from hamuco.training.synthetic.look import Preset
-from hamuco.training.synthetic.renderer import open_context
+from hamuco.training.synthetic.renderer import check_graphics
 
 KINDS = ("crops", "recording", "hanco", "freihand", "synthetic")
 
@@ -121,7 +121,7 @@ def check(source: SourceConfig, image_size: int, views: int, out: Path, validati
     elif (path := _crops_at(source, image_size, views, out, validation)) is not None and path.exists():
         CropSet(path)
     elif source.synthetic is not None:
-        open_context().release()
+        check_graphics()
     else:
         _dataset(source, validation)
 

@@ -8,8 +8,13 @@ then clockwise.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,7 +119,7 @@ class Renderer:
             ValueError: the model has no wrist end where a forearm could go on.
         """
         self._builder = SceneBuilder(model)
-        self._context = open_context()
+        self._context = _open_context()
         with self._context as context:
             context.front_face = "cw"
             self._programs = {name: load_program(context, *parts) for name, parts in _PROGRAMS.items()}
@@ -336,12 +341,36 @@ _PROGRAMS = {  # vertex shader, parts of the fragment shader
 }
 
 
-def open_context() -> Any:
-    """An OpenGL context of this process. Raises GraphicsError, with what to install, where there is none to be had."""
+def check_graphics() -> None:
+    """Raise GraphicsError, with what to install, where no OpenGL context can be had."""
+    _moderngl()
+    _try_context()
+
+
+@cache
+def _try_context() -> None:
+    """In a process of its own: Mesa has crashed where a context was opened and given back beside others."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        try:
+            executor.submit(_open_and_release).result()
+        except BrokenProcessPool as error:
+            raise GraphicsError(f"OpenGL crashes where it is opened without a window: {_ADVICE}") from error
+
+
+def _open_and_release() -> None:
+    _open_context().release()
+
+
+def _moderngl() -> ModuleType:
     try:
         import moderngl
     except ImportError as error:
         raise GraphicsError(f"the Python package moderngl cannot be imported ({error}): {_ADVICE}") from error
+    return moderngl
+
+
+def _open_context() -> Any:
+    moderngl = _moderngl()
     try:
         settings: dict[str, Any] = {"backend": "egl"}  # needs no display
         return moderngl.create_context(standalone=True, require=330, **settings)
