@@ -349,7 +349,7 @@ def check_graphics() -> None:
 
 @cache
 def _try_context() -> None:
-    """In a process of its own: Mesa has crashed where a context was opened and given back beside others."""
+    """In a process of its own: a crash of the driver, which was seen here once, must not take the training along."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         try:
             executor.submit(_open_and_release).result()
