@@ -1,36 +1,38 @@
-"""`hamuco bench accuracy`: how far estimated hands are from true ones, on recordings with truth and on data sets."""
+"""`hamuco bench accuracy`: how far estimated hands are from true ones; without truth, from a view that was left out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from hamuco.app.accuracy_tables import LIVE, Run, print_run, save_run
+from hamuco.app.datasets import open_dataset
+from hamuco.app.left_out_tables import FILES as LEFT_OUT_FILES
+from hamuco.app.left_out_tables import print_left_out, save_left_out
 from hamuco.app.report import machine_name
 from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Rig
+from hamuco.capture.recording import Recording
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.fusion.pipeline import Pipeline
 from hamuco.training.accuracy_plots import PlotError, draw_plots
 from hamuco.training.datasets.footage import decode
-from hamuco.training.datasets.freihand import FreiHAND
-from hamuco.training.datasets.hanco import HanCo
 from hamuco.training.datasets.recorded import Recorded
 from hamuco.training.datasets.sample import Dataset
-from hamuco.training.evaluation import Evaluation, LandmarkObserver, Progress, evaluate, seen_by
+from hamuco.training.evaluation import Evaluation, LandmarkObserver, Progress, evaluate, seen_by, view_subsets
 from hamuco.training.hamuco_methods import HaMuCoMethods
+from hamuco.training.leave_one_out import check_cameras, leave_one_out
 from hamuco.training.methods import Method, default_methods
-from hamuco.training.tally import PROTOCOLS, Estimate, Scores, Tally, TruePose
-
-DATASETS: Mapping[str, Callable[..., Dataset]] = {"hanco": HanCo, "freihand": FreiHAND}
-"""Data sets by the name on the command line; NAME:SPLIT chooses a split."""
+from hamuco.training.synthetic.truth import TRUTH_FILE
+from hamuco.training.tally import METRIC, PROTOCOLS, Estimate, Scores, Tally, TruePose
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +41,34 @@ class AccuracyOptions:
 
     Attributes:
         out: folder for tables and plots; made where it is not there.
-        protocol: one of `PROTOCOLS`.
-        live: for recordings, also run the live pipeline.
+        protocol: one of `PROTOCOLS`; None for metric.
+        live: for recordings with truth, also run the live pipeline; None for yes.
         limit: only so many moments of each data set, from the first.
         views: only these numbers of them; None for all.
-        bundle: trained networks to measure besides.
+        model: gives trained networks to measure besides. It is called when all data are open, since a checkpoint is
+            exported first, which takes a while.
 
     Raises:
         ValueError: on construction, for an unknown protocol.
     """
 
     out: Path
-    protocol: str = "metric"
-    live: bool = True
+    protocol: str | None = None
+    live: bool | None = None
     limit: int | None = None
     views: tuple[int, ...] | None = None
-    bundle: Bundle | None = None
+    model: Callable[[], Bundle] | None = None
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
+        if self.protocol is not None and self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol {self.protocol!r} is not known; choose one of {', '.join(PROTOCOLS)}")
+
+    @property
+    def for_truth(self) -> list[str]:
+        """Those that were given and say something of data with truth only, as on the command line."""
+        live = "--live" if self.live else "--no-live"
+        given = {"--protocol": self.protocol, live: self.live, "--views": self.views}
+        return [name for name, value in given.items() if value is not None]
 
 
 def bench_accuracy(
@@ -67,11 +77,13 @@ def bench_accuracy(
     options: AccuracyOptions,
     console: Console,
     progress: Callable[[str], AbstractContextManager[Progress]],
-) -> list[Evaluation]:
-    """Evaluate, print one table per data set, and save accuracy.md, .csv and .json and the plots.
+) -> Run:
+    """Evaluate, print tables per data set, and save them, with plots of those that have truth.
+
+    Recordings without truth are measured by leaving one view out: `hamuco.training.leave_one_out`.
 
     Args:
-        recordings: folders with truth.
+        recordings: folders, with truth or without.
         datasets: (name or name:split, folder) each.
         options: see there.
         console: for the tables.
@@ -81,58 +93,92 @@ def bench_accuracy(
         ValueError: nothing to measure, an unknown name, or data that cannot be measured; the message says which.
         OSError: a file cannot be read or written.
     """
-    protocol = PROTOCOLS[options.protocol]
+    protocol = PROTOCOLS[options.protocol or METRIC.name]
     # All are opened before the first is measured, which takes minutes.
-    opened: list[Dataset] = [*(Recorded(path) for path in recordings), *(open_dataset(*one) for one in datasets)]
+    opened = [*(_open_recording(path) for path in recordings), *(open_dataset(*one) for one in datasets)]
     if not opened:
-        raise ValueError("nothing to measure: give recordings with truth (make one with hamuco synth) or a --dataset")
+        raise ValueError("nothing to measure: give recordings (make one with hamuco synth) or a --dataset")
+    say = partial(console.print, highlight=False, markup=False)
+    if (unused := options.for_truth) and all(isinstance(one, Recording) for one in opened):
+        say(f"not used, for lack of truth: {', '.join(unused)}")
+    for dataset in opened:
+        if options.views is not None and not isinstance(dataset, Recording):
+            _check_views(dataset, options.views, 2 if options.model is None else 1, say)
+    bundle = None if options.model is None else options.model()
     _make_folder(options.out)
     observer = LandmarkObserver()
     runtime, trained = observer.runtime, None
-    if (bundle := options.bundle) is not None:
+    if bundle is not None:
         trained = HaMuCoMethods(HaMuCoNetworks(bundle))
         runtime += f"; {bundle.card.name}: {trained.networks.runtime}, trained on {bundle.card.training_data}"
 
     def make_methods() -> list[Method]:
         return [*default_methods(), *(trained() if trained is not None else ())]
 
-    evaluations = []
+    evaluations, left_out = [], []
     for dataset in opened:
+        if isinstance(dataset, Recording):
+            with progress(f"{dataset.path.resolve().name}, one view left out") as tell:
+                left_out.append(leave_one_out(dataset, make_methods, options.limit, tell))
+            continue
         with progress(dataset.name) as tell:
             evaluation = evaluate(dataset, observer, make_methods, protocol, options.limit, tell, options.views)
-        if options.live and isinstance(dataset, Recorded):
-            live = _live_scores(dataset, evaluation.subsets, options, progress)
+        if options.live is not False and isinstance(dataset, Recorded):
+            live = _live_scores(dataset, evaluation, bundle, options.limit, progress)
             evaluation = replace(evaluation, scores={**evaluation.scores, **live})
         evaluations.append(evaluation)
-    run = Run(tuple(evaluations), machine_name(), runtime)
+    run = Run(tuple(evaluations), machine_name(), runtime, tuple(left_out))
     print_run(run, console)
-    try:
-        plots = [draw_plots(evaluation, options.out) for evaluation in evaluations]
-    except PlotError as error:
-        console.print(f"no plots: {error}", highlight=False, markup=False)
-        plots = [[] for _ in evaluations]
-    save_run(run, plots, options.out)
-    files = f"accuracy.md, accuracy.csv, accuracy.json, {sum(map(len, plots))} plots"
-    console.print(f"saved in {options.out}: {files}", highlight=False, markup=False)
-    return evaluations
+    for one in run.left_out:
+        print_left_out(one, console)
+    files = _save(run, options.out, say)
+    say(f"saved in {options.out}: {', '.join(files)}")
+    return run
 
 
-def open_dataset(name: str, path: Path) -> Dataset:
-    """A data set by its name on the command line.
+def _save(run: Run, out: Path, say: Callable[[str], None]) -> list[str]:
+    """All tables, and plots where they can be drawn; names of what was written."""
+    files: list[str] = []
+    if run.evaluations:
+        try:
+            plots = [draw_plots(evaluation, out) for evaluation in run.evaluations]
+        except PlotError as error:
+            say(f"no plots: {error}")
+            plots = [[] for _ in run.evaluations]
+        save_run(run, plots, out)
+        files += ["accuracy.md", "accuracy.csv", "accuracy.json", f"{sum(map(len, plots))} plots"]
+    if run.left_out:
+        save_left_out(run.left_out, run.machine, run.runtime, out)
+        files += LEFT_OUT_FILES
+    return files
 
-    Raises:
-        ValueError: no such data set, or the folder is not one; the message says what is there.
-    """
-    reader, split = dataset_reader(name)
-    return reader(path, *([split] if split else []))
+
+def _open_recording(path: Path) -> Recorded | Recording:
+    """With its truth, or without. Raises as `Recorded` and `Recording.open`; LeaveOneOutError for too few cameras."""
+    if (path / TRUTH_FILE).is_file():
+        return Recorded(path)
+    recording = Recording.open(path)
+    check_cameras(recording)
+    return recording
 
 
-def dataset_reader(name: str) -> tuple[Callable[..., Dataset], str]:
-    """What opens the folder of a data set, and the split, which may be empty. Raises ValueError for an unknown name."""
-    known, _, split = name.partition(":")
-    if known not in DATASETS:
-        raise ValueError(f"data set {name!r} is not known; choose one of {', '.join(DATASETS)}")
-    return DATASETS[known], split
+def _check_views(dataset: Dataset, wanted: Sequence[int], minimum: int, say: Callable[[str], None]) -> None:
+    """Say which numbers of views a data set cannot be measured with. Raises ValueError where that is all of them."""
+    sample = next((one for one in dataset if one.hands), None)
+    if sample is None:
+        return  # `evaluate` says that there is no hand
+    centre = np.nanmean([hand.joints for hand in sample.hands], axis=(0, 1))
+    possible = view_subsets(sample.cameras, centre, minimum)
+    absent = [views for views in wanted if views not in possible]
+    if not possible or not absent:
+        return  # `evaluate` says that there are too few cameras
+    told = (
+        f"{dataset.name} is not measured with {' or '.join(map(str, absent))} views: of its {len(sample.cameras)} "
+        f"cameras, choose {', '.join(map(str, possible))}"
+    )
+    if len(absent) == len(wanted):
+        raise ValueError(told)
+    say(told)
 
 
 def _make_folder(path: Path) -> None:
@@ -149,24 +195,25 @@ def _make_folder(path: Path) -> None:
 
 def _live_scores(
     dataset: Recorded,
-    subsets: Mapping[int, Sequence[Sequence[str]]],
-    options: AccuracyOptions,
+    evaluation: Evaluation,
+    bundle: Bundle | None,
+    limit: int | None,
     progress: Callable[[str], AbstractContextManager[Progress]],
 ) -> dict[tuple[str, int], Scores]:
-    """The live pipeline on the same moments with the same subsets of cameras, a fresh one for each subset."""
+    """The live pipeline on the moments of an evaluation with its subsets of cameras, a fresh one for each subset."""
     scores = {}
     methods: dict[str, Bundle | None] = {LIVE: None}
-    if options.bundle is not None:
-        methods[f"live with {options.bundle.card.name}"] = options.bundle
-    for method, bundle in methods.items():
+    if bundle is not None:
+        methods[f"live with {bundle.card.name}"] = bundle
+    for method, networks in methods.items():
         # Tracking triangulates.
-        for views in (views for views in subsets if views >= 2):
-            tally = Tally(PROTOCOLS[options.protocol], views)
-            for run, names in enumerate(subsets[views]):
+        for views in (views for views in evaluation.subsets if views >= 2):
+            tally = Tally(evaluation.protocol, views)
+            for run, names in enumerate(evaluation.subsets[views]):
                 rig = Rig(tuple(dataset.recording.rig[name] for name in names))
-                pipeline = Pipeline(rig, dataset.model, vertices=True, bundle=bundle)
+                pipeline = Pipeline(rig, dataset.model, vertices=True, bundle=networks)
                 with progress(f"{dataset.name} {method.split(' (')[0]}, {', '.join(names)}") as tell:
-                    _track(dataset, pipeline, tally, run, options.limit, tell)
+                    _track(dataset, pipeline, tally, run, limit, tell)
             scores[method, views] = tally.scores()
     return scores
 

@@ -20,6 +20,7 @@ from hamuco.fusion.hand import JOINT_NAMES
 from hamuco.training.accuracy_plots import UNSAVED
 from hamuco.training.evaluation import ESTIMATOR_JOINTS, Evaluation
 from hamuco.training.hamuco_methods import NOTE
+from hamuco.training.leave_one_out import LeftOut
 from hamuco.training.tally import HAMUCO, PCK_THRESHOLDS_M, REST_SPEED, Scores
 from hamuco.training.whole_file import write_whole
 
@@ -32,21 +33,21 @@ _NONE = "-"
 _LINES: tuple[tuple[str, Callable[[Scores], str]], ...] = (
     ("hands estimated", lambda s: _percent(s.coverage)),
     ("of hands", lambda s: str(s.hands)),
-    ("MPJPE, mm", lambda s: _number(s.mpjpe)),
-    ("root-relative, mm", lambda s: _number(s.root_mpjpe)),
-    ("N-MPJPE, mm", lambda s: _number(s.n_mpjpe)),
-    ("PA-MPJPE, mm", lambda s: _number(s.pa_mpjpe)),
-    ("AUC 0-50 mm", lambda s: _number(s.auc, 3)),
-    ("root AUC 20-50 mm", lambda s: _number(s.root_auc_20_50, 3)),
-    ("PA-AUC 0-50 mm", lambda s: _number(s.pa_auc, 3)),
-    ("MPVPE, mm", lambda s: _number(s.mpvpe)),
-    ("PA-MPVPE, mm", lambda s: _number(s.pa_mpvpe)),
-    ("F@5 mm", lambda s: _number(s.f5, 3)),
-    ("F@15 mm", lambda s: _number(s.f15, 3)),
-    ("PA-F@5 mm", lambda s: _number(s.pa_f5, 3)),
-    ("PA-F@15 mm", lambda s: _number(s.pa_f15, 3)),
-    ("acceleration, m/s²", lambda s: _number(s.acceleration)),
-    ("at rest, mm", lambda s: _number(s.rest)),
+    ("MPJPE, mm", lambda s: number(s.mpjpe)),
+    ("root-relative, mm", lambda s: number(s.root_mpjpe)),
+    ("N-MPJPE, mm", lambda s: number(s.n_mpjpe)),
+    ("PA-MPJPE, mm", lambda s: number(s.pa_mpjpe)),
+    ("AUC 0-50 mm", lambda s: number(s.auc, 3)),
+    ("root AUC 20-50 mm", lambda s: number(s.root_auc_20_50, 3)),
+    ("PA-AUC 0-50 mm", lambda s: number(s.pa_auc, 3)),
+    ("MPVPE, mm", lambda s: number(s.mpvpe)),
+    ("PA-MPVPE, mm", lambda s: number(s.pa_mpvpe)),
+    ("F@5 mm", lambda s: number(s.f5, 3)),
+    ("F@15 mm", lambda s: number(s.f15, 3)),
+    ("PA-F@5 mm", lambda s: number(s.pa_f5, 3)),
+    ("PA-F@15 mm", lambda s: number(s.pa_f15, 3)),
+    ("acceleration, m/s²", lambda s: number(s.acceleration)),
+    ("at rest, mm", lambda s: number(s.rest)),
     ("joints left open", lambda s: str(s.joints_missing)),
     ("wrong side", lambda s: str(s.wrong_side)),
     ("extra hands", lambda s: str(s.extra_hands)),
@@ -56,11 +57,18 @@ _LINES: tuple[tuple[str, Callable[[Scores], str]], ...] = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Evaluations made together, and on what."""
+    """What was measured together, and on what.
+
+    Attributes:
+        evaluations: of data with truth.
+        machine, runtime: for the heads of tables.
+        left_out: of recordings without truth; their tables are `hamuco.app.left_out_tables`.
+    """
 
     evaluations: tuple[Evaluation, ...]
     machine: str
     runtime: str
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def print_run(run: Run, console: Console) -> None:
@@ -95,7 +103,7 @@ def save_run(run: Run, plots: Sequence[Sequence[Path]], out: Path) -> None:
     lines = ["# Accuracy", "", f"{run.machine}; landmark network: {run.runtime}"]
     for evaluation, pictures in zip(run.evaluations, plots, strict=True):
         lines += ["", f"## {_title(evaluation)}", ""]
-        lines += _markdown(
+        lines += markdown(
             ["method", *(f"{views} views" for views in evaluation.subsets)],
             [
                 [method, *(", ".join(_brief(evaluation, method, views)) for views in evaluation.subsets)]
@@ -103,7 +111,7 @@ def save_run(run: Run, plots: Sequence[Sequence[Path]], out: Path) -> None:
             ],
         )
         for views in evaluation.subsets:
-            lines += ["", *_markdown([f"{views} views", *evaluation.methods], list(_details(evaluation, views)))]
+            lines += ["", *markdown([f"{views} views", *evaluation.methods], list(_details(evaluation, views)))]
         lines += ["", *(f"- {note}" for note in notes(evaluation))]
         lines += [f"\n![{picture.stem}]({picture.name})" for picture in pictures]
     written = {"accuracy.md": "\n".join(lines) + "\n"}
@@ -142,20 +150,20 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
     if LIVE in evaluation.methods:
         yield (
             "A live row finds and follows the hands by itself, is smoothed, and has estimates also of moments that it "
-            f"only extrapolates. Its hands count as estimates of the true hands within {1e3 * FARTHEST:.0f} mm, nearest "
-            "first; another is an extra hand, so that larger errors are missing hands and not in its means."
+            f"only extrapolates. Its hands count as estimates of the true hands within {1e3 * FARTHEST:.0f} mm, "
+            "nearest first; another is an extra hand, so that larger errors are missing hands and not in its means."
         )
     if evaluation.same_joints:
         yield f"Joints: {evaluation.joint_definition}, the points that the landmark network means."
     else:
         yield (
-            f"Joints: {evaluation.joint_definition}. The methods give {ESTIMATOR_JOINTS}: other points of the hand, some "
-            "millimetres away, which counts as error."
+            f"Joints: {evaluation.joint_definition}. The methods give {ESTIMATOR_JOINTS}: other points of the hand, "
+            "some millimetres away, which counts as error."
         )
     yield (
-        "Errors are over the joints that were estimated; the share of true hands with an estimate stands beside them. MPVPE "
-        "and F-scores are of mesh vertices, PA of any under its best similarity transform. Acceleration: mean distance from "
-        f"the true one. At rest: standard deviation while no true joint is faster than {1e3 * REST_SPEED:.0f} mm/s."
+        "Errors are over the joints that were estimated; the share of true hands with an estimate stands beside them. "
+        "MPVPE and F-scores are of mesh vertices, PA of any under its best similarity transform. Acceleration: mean "
+        f"distance from the true one. At rest: standard deviation while no true joint is faster than {1e3 * REST_SPEED:.0f} mm/s."
     )
     for views, subsets in evaluation.subsets.items():
         cameras = "; ".join(", ".join(names) for names in subsets)
@@ -175,7 +183,7 @@ def _brief(evaluation: Evaluation, method: str, views: int) -> list[str]:
     figures = [scores.n_mpjpe, scores.pa_mpjpe]
     if evaluation.protocol is not HAMUCO:
         figures = [scores.mpjpe, scores.root_mpjpe, scores.pa_mpjpe]
-    return ["/".join(_number(figure, 1) for figure in figures), _percent(scores.coverage)]
+    return ["/".join(number(figure, 1) for figure in figures), _percent(scores.coverage)]
 
 
 def _details(evaluation: Evaluation, views: int) -> Iterator[list[str]]:
@@ -184,12 +192,14 @@ def _details(evaluation: Evaluation, views: int) -> Iterator[list[str]]:
         yield [label, *(_NONE if one is None else text(one) for one in scores)]
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; its first column is text, the others are figures."""
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _number(value: float, digits: int = 2) -> str:
+def number(value: float, digits: int = 2) -> str:
+    """A dash for what is not finite."""
     return f"{value:.{digits}f}" if np.isfinite(value) else _NONE
 
 

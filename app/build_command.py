@@ -33,7 +33,7 @@ def build(
     runtime: Annotated[
         Literal["tensorrt", "tensorrt-rtx", "openvino"],
         typer.Option(
-            help="tensorrt: for the GPU of this computer. tensorrt-rtx: for GeForce and RTX GPUs, on any computer."
+            help="tensorrt: for the GPU of this computer. tensorrt-rtx: for RTX GPUs from the 30 series on, on any computer."
         ),
     ],
     route: Annotated[
@@ -50,7 +50,8 @@ def build(
     arch: Annotated[
         list[str] | None,
         typer.Option(
-            help="With tensorrt-rtx: only for this architecture, sm_89 for instance. Repeat it.", show_default=False
+            help="With tensorrt-rtx: only for this architecture, of sm_80, sm_86, sm_89, sm_120 and sm_121. Repeat it.",
+            show_default=False,
         ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Build again what was built already.")] = False,
@@ -72,7 +73,7 @@ def build(
 
         hamuco build hamuco-mine --runtime tensorrt --route torch
     """
-    from hamuco.engine.build import OnnxRoute, build_plan
+    from hamuco.engine.build import OnnxRoute, build_plan, built_plan
     from hamuco.engine.builders import Builder
     from hamuco.engine.bundle import load_bundle
 
@@ -87,6 +88,9 @@ def build(
     torch_route = _torch_route() if route == "torch" else None  # before what it needs: it says how to install all
     builder = Builder(runtime, tuple(arch or ()))
     chosen: Route = OnnxRoute(builder) if torch_route is None else torch_route(builder.platform)
+    if not replace and (found := built_plan(opened, chosen, precision, profile)):
+        typer.echo(f"{found.path} was built already: nothing to do, or build it again with --replace")
+        return
     how = "" if route == "onnx" else f", by {route}"
     typer.echo(f"building {opened.card.name} for {builder.platform}, {precision}, {profile}{how}", err=True)
     if runtime == "tensorrt":

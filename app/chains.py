@@ -18,7 +18,7 @@ from hamuco.engine.landmarks import regions_from_joints
 from hamuco.engine.skinning import skin
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.hand import HandParameters
-from hamuco.fusion.mean_hand import mean_hand
+from hamuco.fusion.mean_hand import mean_hands
 from hamuco.training.datasets.sample import Sample
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class CPUChain:
         times.append(time.perf_counter())
         refined = self._networks.refine(looks, places)
         times.append(time.perf_counter())
-        fused = [mean_hand(self._networks.hand, refined.part(hand), own) for hand, own in enumerate(scene.hands)]
+        fused = mean_hands(self._networks.hand, refined, scene.hands)
         times.append(time.perf_counter())
         meshes = [_mesh(self._sides, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)]
         times.append(time.perf_counter())
@@ -118,8 +118,10 @@ class CPUChain:
 
 
 class TorchChain:
-    """The networks in PyTorch, in single precision (of a GPU: as torch's defaults take it, TF32 in convolutions), with the meshes of every view's hand, single and refined, as training
-    has them; on a GPU if torch finds one. Crops and fusion are the CPU's.
+    """The networks in PyTorch, in single precision (of a GPU: as torch's defaults take it, TF32 in convolutions).
+
+    With the meshes of every view's hand, single and refined, as training has them; on a GPU if torch finds one. Crops
+    and fusion are the CPU's.
     """
 
     stages: tuple[str, ...] = ("crop", "networks", "fusion", "skinning")
@@ -154,7 +156,7 @@ class TorchChain:
             ).refined
         refined = CropHands(*map(_numpy, (hands.rotations, hands.betas, hands.camera, hands.joints, hands.pixels)))
         times.append(time.perf_counter())
-        fused = [mean_hand(self._hand, refined.part(hand), own) for hand, own in enumerate(scene.hands)]
+        fused = mean_hands(self._hand, refined, scene.hands)
         times.append(time.perf_counter())
         meshes = [_mesh(self._sides, own, parameters) for own, parameters in zip(scene.hands, fused, strict=True)]
         times.append(time.perf_counter())

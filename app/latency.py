@@ -1,8 +1,8 @@
 """`hamuco bench latency`: from camera images to fused meshes, stage by stage, by number of views and hands.
 
-The hands are those of the clip that comes with the package, where its truth says they are: nothing is detected or followed,
-so that every runtime has the same work. Where more views are wanted than the clip has, other moments of it play more
-cameras; they cost what true views cost, though their hands do not agree.
+The hands are those of the clip that comes with the package, where its truth says they are: nothing is detected or
+followed, so that every runtime has the same work. Where more views are wanted than the clip has, other moments of it
+play more cameras; they cost what true views cost, though their hands do not agree.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -22,6 +24,10 @@ from rich.table import Table
 from hamuco.app.chains import Chain, ChainRun, Scene, scene_of
 from hamuco.app.report import machine_name
 from hamuco.training.datasets.recorded import Recorded
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 TOTAL = "total"
 _WARM_UP = 10  # runs that are not counted: memory is laid out, caches fill
@@ -48,7 +54,7 @@ class Row:
 
 
 def measure(chains: Sequence[Chain], scene: Scene, rounds: int, progress: Callable[[int, int], None]) -> Iterator[Row]:
-    """Run the chains on the scene by turns, so that what else the machine does hits all; the first runs do not count."""
+    """Run the chains on a scene by turns, so that what else the machine does hits all; the first runs do not count."""
     runs: list[list[ChainRun]] = [[] for _ in chains]
     for number in range(_WARM_UP + rounds):
         for chain, own in zip(chains, runs, strict=True):
@@ -122,29 +128,42 @@ def save_rows(rows: Sequence[Row], model: str, out: Path) -> list[Path]:
         from matplotlib.figure import Figure
     except ImportError:
         return written
-    sizes = list(dict.fromkeys((row.views, row.hands) for row in rows))
-    runtimes = list(dict.fromkeys(row.runtime for row in rows))
-    stages = list(dict.fromkeys(stage for row in rows for stage in row.p50 if stage != TOTAL))
-    colour = {stage: f"C{number}" for number, stage in enumerate(stages)}
-    figure = Figure(figsize=(max(5.0, 1 + 0.7 * len(sizes)) * len(runtimes), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(runtimes), squeeze=False)[0]
-    for panel, runtime in zip(axes, runtimes, strict=True):
-        own = {(row.views, row.hands): row for row in rows if row.runtime == runtime}
-        below = np.zeros(len(own))
-        for stage in (name for name in next(iter(own.values())).p50 if name != TOTAL):
-            heights = np.array([row.p50[stage] for row in own.values()])
-            panel.bar(np.arange(len(own)), heights, bottom=below, label=stage, color=colour[stage])
-            below += heights
-        panel.plot(
-            np.arange(len(own)), [row.p99[TOTAL] for row in own.values()], "k_", markersize=14, label="p99 of all"
-        )
-        panel.set_xticks(np.arange(len(own)), [f"{views} x {hands}" for views, hands in own])
-        panel.set_xlabel("views x hands")
-        panel.set_title(runtime, fontsize=9, loc="left")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.set_ylim(bottom=0)
-        panel.legend(frameon=False, fontsize=8)
-    axes[0].set_ylabel("ms, p50")
+    sizes, runtimes = len({(row.views, row.hands) for row in rows}), len({row.runtime for row in rows})
+    # Wide enough for the legend beside the panels, and for the names of runtimes above them.
+    figure = Figure(figsize=(1.8 + max(3.6, 1 + 0.7 * sizes) * runtimes, 4.2), layout="constrained")
+    draw_rows(rows, figure)
     written.append(out / "latency.png")
     figure.savefig(written[-1], dpi=130)
     return written
+
+
+def draw_rows(rows: Sequence[Row], figure: Figure) -> None:
+    """A panel of stacked bars for each runtime, all on one scale, so that bars can be compared."""
+    runtimes = list(dict.fromkeys(row.runtime for row in rows))
+    # From the first to the last, also where runtimes divide the work differently.
+    place = {stage: number for row in rows for number, stage in enumerate(row.p50) if stage != TOTAL}
+    stages = sorted(place, key=place.__getitem__)
+    colour = {stage: f"C{number}" for number, stage in enumerate(stages)}
+    panels = figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0]
+    shown: dict[str, Artist] = {}  # of every stage, once
+    for panel, runtime in zip(panels, runtimes, strict=True):
+        own = [row for row in rows if row.runtime == runtime]
+        places = np.arange(len(own))
+        below = np.zeros(len(own))
+        for stage in (name for name in own[0].p50 if name != TOTAL):
+            heights = np.array([row.p50[stage] for row in own])
+            shown[stage] = panel.bar(places, heights, bottom=below, color=colour[stage])[0]
+            below += heights
+        (shown["p99 of all"],) = panel.plot(places, [row.p99[TOTAL] for row in own], "k_", markersize=14)
+        # The total in figures too: a bar may be too low to be seen beside another runtime's.
+        labels = [f"{row.views} x {row.hands}\n{row.p50[TOTAL]:.2f} ms" for row in own]
+        panel.set_xticks(places, labels, fontsize=8)
+        panel.set_xlim(-0.7, len(own) - 0.3)
+        panel.set_xlabel("views x hands, p50 of all")
+        panel.set_title(fill(runtime, 10 + 8 * len(own)), fontsize=9, loc="left")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("p50 of each stage, ms")
+    panels[0].set_ylim(bottom=0)
+    # In the order in which they lie on each other.
+    names = [*reversed(stages), "p99 of all"]
+    figure.legend([shown[name] for name in names], names, frameon=False, fontsize=8, loc="outside right upper")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hamuco.app.offline import (
+    RECORDINGS,
     TABLES,
     DatasetOption,
     LimitOption,
@@ -16,7 +19,9 @@ from hamuco.app.offline import (
     ProtocolOption,
     TablesOption,
     ViewsOption,
-    accuracy,
+    check_choices,
+    measure,
+    opened_bundle,
     saying_so,
 )
 
@@ -51,11 +56,11 @@ def export(
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint, a bundle from hamuco export, or hamuco-s.")],
-    paths: Annotated[list[Path], typer.Argument(help="Recordings with truth, or data sets; see --dataset.")],
+    paths: Annotated[list[Path], typer.Argument(help=f"{RECORDINGS}. Or data sets; see --dataset.")],
     dataset: DatasetOption = None,
     out: TablesOption = TABLES,
-    protocol: ProtocolOption = "metric",
-    live: LiveOption = True,
+    protocol: ProtocolOption = None,
+    live: LiveOption = None,
     limit: LimitOption = None,
     views: ViewsOption = None,
 ) -> None:
@@ -67,13 +72,29 @@ def evaluate(
 
         hamuco evaluate training/best.pt hard8 --protocol hamuco
 
+        hamuco evaluate hamuco-mine rec
+
         hamuco evaluate hamuco-mine --dataset hanco ~/HanCo
     """
+    numbers = check_choices(dataset, views)
     with tempfile.TemporaryDirectory(prefix="hamuco-") as folder:
-        if model.is_file():
-            with saying_so("interrupted: nothing was measured"):
-                model = _export(model, Path(folder) / "bundle", model.stem, "not stated", half=False).path
-        accuracy(paths, dataset=dataset, out=out, protocol=protocol, live=live, limit=limit, views=views, model=model)
+        bundle = (
+            partial(_export, model, Path(folder) / "bundle", checkpoint_name(model), "not stated", half=False)
+            if model.is_file()
+            else opened_bundle(model)
+        )
+        from hamuco.app.accuracy import AccuracyOptions
+
+        measure(paths, dataset, AccuracyOptions(out, protocol, live, limit, numbers, bundle))
+
+
+def checkpoint_name(path: Path) -> str:
+    """For tables, with the training's folder: x/last of runs/x/last.pt, x/round-2/last of runs/x/round-2/last.pt."""
+    path = path.resolve()
+    folders = 2 if re.fullmatch(r"round-\d+", path.parent.name) else 1
+    parts = [*path.parent.parts[-folders:], path.stem]
+    # What tables and legends would take for markup is left out.
+    return "/".join(filter(None, (re.sub(r"[^\w.+=-]+", "-", part).strip("-") for part in parts)))
 
 
 def _export(checkpoint: Path, bundle: Path, name: str, licence: str, half: bool) -> Bundle:

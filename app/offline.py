@@ -7,34 +7,46 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from hamuco.app.accuracy import AccuracyOptions
     from hamuco.app.chains import Chain
+    from hamuco.engine.bundle import Bundle
     from hamuco.engine.plans import RuntimeName
 
 DEMO_CLIP = Path(__file__).parent / "demo_clip"
 """The recording with truth that comes with the package."""
 
 _LOG_S = 10.0
+_CLIP_HANDS = 2  # in that recording
 
 # Of `hamuco bench accuracy` and `hamuco evaluate`.
+RECORDINGS = "Recordings; of one without truth, which needs three cameras, each view is left out in turn"
 DatasetOption = Annotated[
     str | None,
     typer.Option(
-        help="What is at the paths instead: hanco, or with a split hanco:all; or freihand, whose single views need a model.",
+        help="What is at the paths instead: hanco, or with a split hanco:all; or freihand, whose single views need a "
+        "model.",
         show_default=False,
     ),
 ]
 TablesOption = Annotated[Path, typer.Option("--out", help="Folder for tables and plots.")]
+# Those without a default here say nothing of recordings without truth, and who gives them for one is told so.
 ProtocolOption = Annotated[
-    str, typer.Option(help="metric, or hamuco: the paper's, which takes root and scale from the truth.")
+    Literal["metric", "hamuco"] | None,
+    typer.Option(
+        help="metric, or hamuco: the paper's, which takes root and scale from the truth.", show_default="metric"
+    ),
 ]
-LiveOption = Annotated[bool, typer.Option("--live/--no-live", help="Run the live pipeline on recordings too.")]
+LiveOption = Annotated[
+    bool | None,
+    typer.Option("--live/--no-live", help="Run the live pipeline on recordings with truth too.", show_default="live"),
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many moments.")]
 ViewsOption = Annotated[
     str | None,
@@ -73,8 +85,9 @@ def synth(
 ) -> None:
     """Render a recording whose every joint, vertex, camera and time is known.
 
-    The folder is an ordinary recording with a truth.npz in it (board_truth.npz with --board): replay it, measure with it,
-    or try a calibration program on the board. About a tenth of a second per frame and core in software. Needs an OpenGL driver, in software or hardware, and no display; --board needs none.
+    The folder is an ordinary recording with a truth.npz in it (board_truth.npz with --board): replay it, measure with
+    it, or try a calibration program on the board. About a tenth of a second per frame and core in software. Needs an
+    OpenGL driver, in software or hardware, and no display; --board needs none.
 
     Example: hamuco synth rec --rig ring4 --seconds 8 --hands 2 --seed 1 --preset room && hamuco live --replay rec
     """
@@ -117,23 +130,26 @@ def synth(
 def accuracy(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Recordings with truth; none: the clip that comes with the package.", show_default=False),
+        typer.Argument(help=f"{RECORDINGS}. None: the clip that comes with the package.", show_default=False),
     ] = None,
     dataset: DatasetOption = None,
     out: TablesOption = TABLES,
-    protocol: ProtocolOption = "metric",
-    live: LiveOption = True,
+    protocol: ProtocolOption = None,
+    live: LiveOption = None,
     limit: LimitOption = None,
     views: ViewsOption = None,
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Measure trained networks too: hamuco-s, which comes with the package, or a bundle from hamuco export.",
+            help="Measure trained networks too: hamuco-s, which comes with the package, or a bundle from hamuco "
+            "export.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """How far are the hands from the truth? One table per data set, by method and number of views, and plots.
+
+    Of a recording without truth: how far are they from what a view sees that was left out, in px?
 
     Examples:
 
@@ -143,27 +159,43 @@ def accuracy(
 
         hamuco bench accuracy --dataset hanco ~/HanCo --protocol hamuco
     """
-    from hamuco.app.accuracy import AccuracyOptions, bench_accuracy, dataset_reader
-    from hamuco.engine.bundle import load_bundle
-
-    bundle = None if model is None else load_bundle(model)
-    numbers = None if views is None else tuple(_numbers("--views", views))
-    with _wrong_use():
-        options = AccuracyOptions(out, protocol, live, limit, numbers, bundle)
-        if dataset is not None:
-            dataset_reader(dataset)
+    numbers = check_choices(dataset, views)
     if dataset is not None and not paths:
         raise typer.BadParameter(
             f"--dataset {dataset} needs the folder that it is in: hamuco bench accuracy --dataset {dataset} FOLDER"
         )
-    with saying_so(f"interrupted: nothing new is in {out}"):
-        bench_accuracy(
-            [] if dataset is not None else paths or [DEMO_CLIP],
-            [(dataset, path) for path in paths or []] if dataset is not None else [],
-            options,
-            Console(),
-            progress_bar,
-        )
+    bundle = None if model is None else opened_bundle(model)
+    from hamuco.app.accuracy import AccuracyOptions
+
+    measure(paths or [DEMO_CLIP], dataset, AccuracyOptions(out, protocol, live, limit, numbers, bundle))
+
+
+def measure(paths: Sequence[Path], dataset: str | None, options: AccuracyOptions) -> None:
+    """Of `hamuco bench accuracy` and `hamuco evaluate`: recordings, or folders of a data set."""
+    from hamuco.app.accuracy import bench_accuracy
+
+    recordings = paths if dataset is None else []
+    datasets = [] if dataset is None else [(dataset, path) for path in paths]
+    with saying_so(f"interrupted: nothing new is in {options.out}"):
+        bench_accuracy(recordings, datasets, options, Console(), progress_bar)
+
+
+def check_choices(dataset: str | None, views: str | None) -> tuple[int, ...] | None:
+    """Of the options above, what the parser does not check; BadParameter. Gives the numbers of views."""
+    if dataset is not None:
+        from hamuco.app.datasets import dataset_reader
+
+        with _wrong_use():
+            dataset_reader(dataset)
+    return None if views is None else tuple(_numbers("--views", views))
+
+
+def opened_bundle(model: Path) -> Callable[[], Bundle]:
+    """Gives a bundle that is opened here and now: what is none says so before anything takes time."""
+    from hamuco.engine.bundle import load_bundle
+
+    bundle = load_bundle(model)
+    return lambda: bundle
 
 
 @bench.command()
@@ -184,8 +216,8 @@ def latency(
     runtime: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure the CUDA graph of a GPU with engines too, which hamuco build makes first, for as many views and "
-            "hands. Repeat it.",
+            help="Measure the CUDA graph of a GPU with engines too, which hamuco build makes first, for as many views "
+            "and hands. Repeat it.",
             show_default=False,
         ),
     ] = None,
@@ -193,8 +225,8 @@ def latency(
 ) -> None:
     """How long from camera images to fused meshes? By stage and number of views and hands, on this machine.
 
-    The images are in memory, and where the hands are is known; capture, detection and tracking are not in it: for these see
-    the latencies in the report of hamuco live --report.
+    The images are in memory, and where the hands are is known; capture, detection and tracking are not in it: for these
+    see the latencies in the report of hamuco live --report.
 
     Examples:
 
@@ -202,15 +234,17 @@ def latency(
 
         hamuco build hamuco-s --runtime tensorrt && hamuco bench latency --runtime tensorrt
     """
+    sizes = [(v, h) for h in _numbers("--hands", hands) for v in _numbers("--views", views)]
+    if (most := max(h for _, h in sizes)) > _CLIP_HANDS:
+        raise typer.BadParameter(f"--hands {hands}: there is no scene of {most} hands; 1 or 2 can be measured, or 1,2")
+    runtimes = _runtimes(runtime or ())
+    bundle = opened_bundle(model)()
     from hamuco.app.chains import CPUChain, TorchChain, tensorrt_chain, torch_graph_chain
     from hamuco.app.latency import bench_latency, print_rows, save_rows
-    from hamuco.engine.bundle import load_bundle
     from hamuco.training.datasets.recorded import Recorded
 
-    sizes = [(v, h) for h in _numbers("--hands", hands) for v in _numbers("--views", views)]
-    bundle = load_bundle(model)
     chains: list[Chain] = [CPUChain(bundle)]
-    graphs = [tensorrt_chain(bundle, one) for one in _runtimes(runtime or ())]
+    graphs = [tensorrt_chain(bundle, one) for one in runtimes]
     try:
         chains += [TorchChain(bundle, one) for one, wanted in ((False, torch), (True, compiled)) if wanted]
         if gpu:
@@ -251,11 +285,11 @@ def kernels() -> None:
 
 
 def _numbers(option: str, text: str) -> list[int]:
-    """Of a text such as 1,2,4."""
+    """Of a text such as 1,2,4, each once."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise typer.BadParameter(f"{option} {text!r} is not a list of numbers from 1 up, such as 1,2,4")
-    return [int(part) for part in parts]
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def _runtimes(given: Sequence[str]) -> list[RuntimeName]:

@@ -81,44 +81,57 @@ def train(
         typer.Option("--set", help="Change a value: --set steps=20000. Repeat it.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the training; runs/NAME if not given.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder of the training. If not given, runs/NAME; for the config.toml in a training's folder, that folder.",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
 ) -> None:
     """Train the networks. Needs PyTorch, which is among what the extra named train installs.
 
-    The folder gets last.pt (a checkpoint; with a validation, best.pt too), log.csv and curves.png, and config.toml. An interrupted training
-    goes on with --resume as if nothing had happened. With --set rounds=3 the network relabels its recordings after a
-    round and learns from that in the next, in folders round-1 and so on: an experiment that nobody has measured yet.
+    The folder gets last.pt (a checkpoint; with a validation, best.pt too), log.csv and curves.png, and config.toml. Ctrl-C
+    saves after the step that is being made (a second one stops at once), and --resume goes on as if nothing had happened.
+    Losses in log.csv are means over the steps since the row before; in the first row after --resume, since that.
+
+    With --set rounds=3 the network relabels its recordings after a round and learns from that in the next, in folders
+    round-1 and so on: an experiment that nobody has measured yet.
 
     Examples:
 
         hamuco train hamuco-s --out runs/s
 
-        hamuco train my.toml --set sources.0.recording=rec --set run.threads=2 --resume
+        hamuco train my.toml --set sources.0.recording=rec --set run.threads=2
+
+        hamuco train runs/my/config.toml --resume
 
         torchrun --nproc-per-node 4 -m hamuco.app.cli train my.toml
     """
     try:
+        from hamuco.training.config_file import read_values
+
+        values = read_values(config, overrides or [])  # before torch, which takes seconds to load
+
         from torch import OutOfMemoryError
 
-        from hamuco.training.config import load_config
+        from hamuco.training.checkpoint import load_checkpoint
+        from hamuco.training.config import config_from
         from hamuco.training.rounds import train_rounds
     except ModuleNotFoundError as error:
         raise OSError(f'training needs {error.name}, which is not installed: pip install "hamuco[train]"') from error
 
-    chosen = load_config(config, overrides or [])
-    out = out or Path("runs") / Path(config).stem
+    chosen = config_from(values, config)
+    out = out or _folder_of(Path(config), chosen.rounds)
     try:
         with _training_bar() as progress:
             train_rounds(chosen, out, resume, progress, typer.echo)
     except KeyboardInterrupt:
-        kept = sorted(out.glob("**/last.pt"))
+        kept = max(out.glob("**/last.pt"), key=lambda path: path.stat().st_mtime, default=None)
         typer.echo(
-            f"interrupted: with --resume it goes on from {kept[-1]}; what was learned since is lost"
+            f"interrupted: with --resume it goes on after step {load_checkpoint(kept).step} of {chosen.steps}, from {kept}"
             if kept
-            else f"interrupted before the first of the checkpoints, which come every {chosen.run.checkpoint_every} steps "
-            "(run.checkpoint_every): nothing that was learned is kept",
+            else "interrupted before anything was learned",
             err=True,
         )
         raise
@@ -130,6 +143,17 @@ def train(
             f"{chosen.model.estimator.image_size} px: lower batch, views or model.estimator.image_size, and train in "
             f"another folder ({str(error).partition('. ')[0]})"
         ) from error
+
+
+def _folder_of(config: Path, rounds: int) -> Path:
+    """Of the training that wrote it; else one with its name."""
+    from hamuco.training.curves import LOG
+    from hamuco.training.keeper import CONFIG, LAST
+
+    folder = config.parent
+    if config.name != CONFIG or not any((folder / name).is_file() for name in (LAST, LOG)):
+        return Path("runs") / config.stem
+    return folder if rounds == 1 else folder / ".."  # that of a round lies in the training's
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from hamuco.engine.hamuco_views import right_crops
 from hamuco.engine.landmarks import LandmarkEstimator
 from hamuco.engine.skinning import forward
 from hamuco.engine.view_hand import Region
-from hamuco.fusion.mean_hand import mean_hand
+from hamuco.fusion.mean_hand import mean_hands
 from hamuco.fusion.pipeline import Pipeline
 from hamuco.training.datasets.footage import FOUR_CAMERAS
 
@@ -77,7 +77,7 @@ def main() -> None:
             times.append(time.perf_counter())
             refined = networks.refine(looks, places)
             times.append(time.perf_counter())
-            fused = [mean_hand(networks.hand, refined.part(number), own) for number, own in enumerate(hands)]
+            fused = mean_hands(networks.hand, refined, hands)
             times.append(time.perf_counter())
             for hand in fused:
                 if hand is not None:

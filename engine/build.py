@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Protocol
 from hamuco.engine.builders import Builder, Progress
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.plans import (
+    CARD,
     ESTIMATOR,
     INTERACTION,
     NOT_COMPARED,
     Parity,
     Plan,
     PlanCard,
+    PlanError,
     Platform,
     Precision,
     Profile,
     RouteName,
+    check_files,
     check_free,
     engines_folder,
     model_hash,
@@ -95,9 +98,38 @@ class OnnxRoute:
         known = timings.read_bytes() if timings.is_file() else b""
         engine, measured = self._builder.build(graph.SerializeToString(), shapes(graph, profile), progress, known)
         if measured:
-            timings.parent.mkdir(parents=True, exist_ok=True)
-            timings.write_bytes(measured)  # half of it would not be taken
+            try:
+                timings.parent.mkdir(parents=True, exist_ok=True)
+                timings.write_bytes(measured)
+            except OSError as error:
+                timings.unlink(missing_ok=True)
+                raise _unwritable(timings, error, len(measured)) from error
         return engine
+
+
+def built_plan(bundle: Bundle, route: Route, precision: Precision, profile: Profile) -> Plan | None:
+    """What `build_plan` has made of the same before; None where there is nothing in its place.
+
+    Raises:
+        PlanError: it is damaged, or of networks that the bundle had before.
+        OSError: it cannot be read.
+    """
+    card = _card(bundle, route, precision, profile)
+    path = engines_folder(bundle) / card.folder_name
+    if not path.exists():
+        return None
+    if not (path / CARD).is_file():
+        raise PlanError(f"{path} has no {CARD}, it is damaged: build it again with --replace")
+    try:
+        plan = read_plan(path)
+    except PlanError as error:
+        raise PlanError(f"{error}: build it again with --replace") from error
+    if plan.card.model != card.model:
+        raise PlanError(
+            f"{path} was built of other networks than those of {bundle.path}: build it again with --replace"
+        )
+    check_files(plan, bundle)
+    return plan
 
 
 def build_plan(
@@ -123,20 +155,21 @@ def build_plan(
     Raises:
         PlanError: it was built already.
         BuildError, GraphError: as for the route.
-        OSError: it cannot be written.
+        OSError: it cannot be written, and what was in its place before is whole.
     """
-    card = PlanCard(
-        bundle.card.name, model_hash(bundle), route.platform, precision, profile, 0.0, NOT_COMPARED, route.name
-    )
+    card = _card(bundle, route, precision, profile)
     path = engines_folder(bundle) / card.folder_name
     check_free(path, replace)  # before minutes are spent
     started = time.perf_counter()
     engines = route.engines(bundle, precision, profile, _timings_path(path.parent, route.platform), progress)
     card = changed(card, seconds=round(time.perf_counter() - started, 2), parity=compare(*engines))
-    with new_plan(path, replace) as folder:
-        (folder / ESTIMATOR).write_bytes(engines[0])
-        (folder / INTERACTION).write_bytes(engines[1])
-        write_plan(card, folder)
+    try:
+        with new_plan(path, replace) as folder:
+            (folder / ESTIMATOR).write_bytes(engines[0])
+            (folder / INTERACTION).write_bytes(engines[1])
+            write_plan(card, folder)
+    except OSError as error:
+        raise _unwritable(path, error, sum(map(len, engines))) from error
     return read_plan(path)
 
 
@@ -160,6 +193,20 @@ def extremes(shape: Sequence[str | int], profile: Profile) -> tuple[Shape, Shape
         *[sizes[size] if isinstance(size, str) else (size, size, size) for size in shape], strict=True
     )
     return least, expected, largest
+
+
+def _card(bundle: Bundle, route: Route, precision: Precision, profile: Profile) -> PlanCard:
+    """Of what is not built yet."""
+    model = model_hash(bundle)
+    return PlanCard(bundle.card.name, model, route.platform, precision, profile, 0.0, NOT_COMPARED, route.name)
+
+
+def _unwritable(path: Path, error: OSError, size: int) -> OSError:
+    left = "what was there before is whole" if path.exists() else "nothing is there"
+    return OSError(
+        f"{path} cannot be written ({error.strerror or error}; {size / 1e6:.1f} MB): {left}; make room on that disk and "
+        "build again"
+    )
 
 
 def _timings_path(folder: Path, platform: Platform) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import CudaError, load_driver
-from hamuco.engine.plans import Platform, RuntimeName
+from hamuco.engine.plans import RTX_ARCHITECTURES, Platform, RuntimeName
 from hamuco.engine.tensorrt_engine import BuildError, Context, Shape, TensorRT, one_line
 
 Array = NDArray[Any]
@@ -23,8 +23,8 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-RTX_ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120")
-"""Those that TensorRT for RTX builds for if it is told nothing."""
+_TURING = "sm_75"
+"""TensorRT for RTX lists it, but has no products of matrices in single precision for it, nor bfloat16."""
 
 
 class Builder:
@@ -41,19 +41,22 @@ class Builder:
             architectures: what to build for, sm_89 for instance; only TensorRT for RTX can choose.
 
         Raises:
-            BuildError: the runtime is not installed or does not know an architecture; or it is TensorRT, and there is
-                no GPU, or an architecture was given.
+            BuildError: the runtime is not installed or does not build for an architecture; or it is TensorRT, and there
+                is no GPU, or an architecture was given.
         """
         self._library = TensorRT(runtime)
         trt = self._library.module
         if runtime == "tensorrt-rtx":
             platform = Platform(runtime, trt.__version__, "", architectures or RTX_ARCHITECTURES)
-            known = {name.replace("SM", "sm_"): value for name, value in trt.ComputeCapability.__members__.items()}
-            self._capabilities = [known.get(one) for one in platform.architectures]
-            if None in self._capabilities:
-                unknown = platform.architectures[self._capabilities.index(None)]
-                listed = ", ".join(name for name in known if name.startswith("sm_"))
-                raise BuildError(f"tensorrt-rtx {trt.__version__} knows no {unknown}: it builds for {listed}")
+            members = trt.ComputeCapability.__members__.items()
+            known = {name.replace("SM", "sm_"): value for name, value in members if name.startswith("SM")}
+            known.pop(_TURING, None)
+            for one in platform.architectures:
+                if one not in known:
+                    raise BuildError(
+                        f"tensorrt-rtx {trt.__version__} cannot build these networks for {one}, only for {', '.join(known)}"
+                    )
+            self._capabilities = [known[one] for one in platform.architectures]
         else:
             if architectures:
                 raise BuildError("tensorrt builds for the GPU that is here: leave --arch out, or use tensorrt-rtx")

@@ -114,8 +114,8 @@ def load_bundle(path: Path) -> Bundle:
     try:
         document = tomllib.loads((path / CARD).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path / CARD} is not TOML ({error}): {_ADVICE}") from error
-    version = document.get("version")
+        raise BundleError(f"{path / CARD} is not TOML, it was cut off or changed ({error}): {_ADVICE}") from error
+    version = document.get("version", _VERSION)  # a card without any is damaged, which `_card` says
     if version != _VERSION:
         raise BundleError(
             f"{path} is a bundle of version {version}, this is for version {_VERSION}: take a version of hamuco of its "
@@ -123,7 +123,7 @@ def load_bundle(path: Path) -> Bundle:
         )
     card = _card(document, path / CARD)
     for name in _FILES:
-        _check_file(path / name, str(document["files"].get(name)))
+        _check_file(path / name, str(document["files"][name]))
     hand = load_hand_model(path / HAND)
     if hand.side != "right":
         raise BundleError(f"{path / HAND} is a {hand.side} hand, and the networks know right ones: export it again")
@@ -155,14 +155,16 @@ def write_card(card: Card, folder: Path) -> None:
 
 def _card(document: Mapping[str, Any], path: Path) -> Card:
     kinds: dict[str, type] = {
-        "name": str, "image_size": int, "crop_scale": float, "crop_shift": float, "joints": str,
+        "version": int, "name": str, "image_size": int, "crop_scale": float, "crop_shift": float, "joints": str,
         "training_data": str, "accuracy": str, "licence": str, "architecture": dict, "files": dict,
     }  # fmt: skip
     for key, kind in kinds.items():
         if key not in document:
-            raise BundleError(f"{path} has no {key!r}: {_ADVICE}")
+            raise BundleError(f"{path} has no {key!r}, it was cut off or changed: {_ADVICE}")
         if not isinstance(document[key], kind):
             raise BundleError(f"{path}: {key} is {document[key]!r}, expected {kind.__name__}: {_ADVICE}")
+    if missing := [name for name in _FILES if name not in document["files"]]:
+        raise BundleError(f"{path} has no hash of {', '.join(missing)}, it was cut off or changed: {_ADVICE}")
     if document["joints"] != _JOINTS:
         raise BundleError(f"{path}: the order of its joints is {document['joints']!r}, ours is {_JOINTS!r}")
     rule = BoxRule(document["crop_scale"], document["crop_shift"])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ IMAGE_MEAN, IMAGE_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTH_UNIT = 0.2
 """m: of depths that the interaction network is told; they are then about as large as image coordinates."""
 
+_MAPS = ("map_4", "map_8", "map_16", "map_32")  # of the estimator, for the interaction network
 _TOGETHER = (4, 2, 1)  # crops in a batch of the estimator
 _NEAREST = 0.1  # a joint nearer to the camera than this part of the root's distance is projected as if it were there
 
@@ -65,6 +67,11 @@ class CropHands:
         return CropHands(*(getattr(self, field.name)[index] for field in fields(self)))
 
     @classmethod
+    def stack(cls, parts: Sequence[CropHands]) -> CropHands:
+        """Along a new first dimension."""
+        return cls(*(np.stack([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    @classmethod
     def together(cls, parts: Sequence[CropHands]) -> CropHands:
         """Along the first of the leading dimensions."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
@@ -78,13 +85,13 @@ class Looks:
         hands: (n, ...).
         pose: (n, 16, 6) as it came out of the network.
         half_angle: (n,) tangents of half the crops' fields of view.
-        maps: (n, channels, size, size) at four scales.
+        maps: (n, channels, size, size) at four scales, as the estimator hands them over to the interaction network.
     """
 
     hands: CropHands
     pose: FloatMap
     half_angle: FloatArray
-    maps: tuple[FloatMap, ...]
+    maps: tuple[NDArray[Any], ...]
 
     def part(self, index: int) -> Looks:
         """One crop's, n = 1."""
@@ -105,11 +112,12 @@ class Looks:
 class HaMuCoNetworks:
     """The networks of one bundle."""
 
-    def __init__(self, bundle: Bundle, precision: str | None = None) -> None:
+    def __init__(self, bundle: Bundle, precision: str | None = None, views: int | None = None) -> None:
         """
         Args:
             bundle: what to run.
             precision: bf16 or f32; None for what is best here.
+            views: that `refine` will be given mostly; other numbers take a fifth of a second more when they first come.
 
         Raises:
             BundleError: its networks were trained on crops that are laid in another way than ours.
@@ -123,8 +131,10 @@ class HaMuCoNetworks:
         self.image_size = bundle.card.image_size
         self.hand = bundle.hand
         self.runtime = runtime_name(precision or inference_precision())
-        self._estimator = Network(bundle.estimator, precision=precision, together=_TOGETHER)
-        self._interaction = SetNetwork(bundle.interaction, precision)
+        self._estimator = Network(bundle.estimator, precision=precision, together=_TOGETHER, handed_over=_MAPS)
+        self._interaction = SetNetwork(bundle.interaction, precision, handed_over=_MAPS)
+        if views is not None:
+            self._interaction.compile(views)
 
     def look(self, crops: NDArray[np.uint8], half_angle: FloatArray) -> Looks:
         """Hands in crops (n, S, S, 3) uint8 BGR, n >= 1, by each alone; `half_angle` (n,)."""
@@ -143,7 +153,7 @@ class HaMuCoNetworks:
         hands = looks.hands
         location = np.concatenate([hands.pixels, hands.joints[..., 2:] / DEPTH_UNIT], axis=-1).astype(np.float32)
         half_angle = looks.half_angle.astype(np.float32)
-        pose, camera = self._interaction([*looks.maps, location, looks.pose, half_angle, places])
+        pose, camera = self._interaction([*looks.maps, location, looks.pose, half_angle], places)
         # The shape stays as each view sees it: the network is not trained to better it.
         return decoded(self.hand, pose, hands.betas[places], camera, looks.half_angle[places])
 

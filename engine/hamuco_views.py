@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +32,9 @@ in a hard scene."""
 def right_crops(images: Mapping[str, NDArray[np.uint8]], regions: Sequence[Region], size: int) -> NDArray[np.uint8]:
     """Crops (n, size, size, 3) uint8 BGR of right hands: those of left ones are mirrored. See `crop_regions`."""
     crops = crop_regions(images, regions, size)
-    left = [index for index, region in enumerate(regions) if region.right is False]
-    crops[left] = crops[left, :, ::-1]
+    for crop, region in zip(crops, regions, strict=True):
+        if region.right is False:
+            crop[:] = cv2.flip(crop, 1)
     return crops
 
 

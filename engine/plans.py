@@ -25,6 +25,9 @@ import tomlkit
 
 from hamuco.engine.bundle import HAMUCO_S, Bundle
 
+RTX_ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
+"""What TensorRT for RTX builds for if it is told nothing: GeForce RTX 30, 40 and 50, and what else is of their kind."""
+
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 RouteName = Literal["onnx", "torch"]
 Precision = Literal["fp16", "bf16"]
@@ -189,7 +192,8 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
         OSError: a file cannot be read.
     """
     platform, model = wanted.platform, model_hash(bundle)
-    command = build_command(bundle, platform.runtime, wanted.precision or "fp16", _profile_for(wanted))
+    chosen = () if set(platform.architectures) <= set(RTX_ARCHITECTURES) else platform.architectures
+    command = build_command(bundle, platform.runtime, wanted.precision or "fp16", _profile_for(wanted), chosen)
     plans, damaged = [], []
     for folder in (bundle.path / "engines", _cached_engines(bundle)):
         for path in sorted(folder.glob(f"*/{CARD}")):
@@ -203,7 +207,7 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
         plan = min(
             fitting, key=lambda one: (one.card.profile.views[2] * one.card.profile.hands, one.card.route != "onnx")
         )
-        _check_files(plan, bundle)
+        check_files(plan, bundle)
         return plan
     if damaged:
         raise PlanError(damaged[0])
@@ -215,11 +219,14 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
     raise PlanError(f"engine {plans[nearest].path} {reason}. Build one that fits: {command}")
 
 
-def build_command(bundle: Bundle, runtime: RuntimeName, precision: Precision, profile: Profile) -> str:
-    """What a user types to build it."""
+def build_command(
+    bundle: Bundle, runtime: RuntimeName, precision: Precision, profile: Profile, architectures: tuple[str, ...] = ()
+) -> str:
+    """What a user types to build it; TensorRT for RTX builds for RTX_ARCHITECTURES where no others are chosen."""
     name = HAMUCO_S.name if bundle.path == HAMUCO_S else bundle.path
+    chosen = "".join(f" --arch {one}" for one in architectures if runtime == "tensorrt-rtx")
     views = ":".join(map(str, profile.views))
-    return f"hamuco build {name} --runtime {runtime} --precision {precision} --views {views} --hands {profile.hands}"
+    return f"hamuco build {name} --runtime {runtime}{chosen} --precision {precision} --views {views} --hands {profile.hands}"
 
 
 @contextmanager
@@ -248,7 +255,7 @@ def check_free(path: Path, replace: bool) -> None:
         PlanError: there is something at `path`, and it is not to be replaced.
     """
     if path.exists() and not replace:
-        raise PlanError(f"{path} was built already: nothing to do, or build it again with --replace")
+        raise PlanError(f"{path} was built already: build it again with --replace")
 
 
 def write_plan(card: PlanCard, folder: Path) -> None:
@@ -295,6 +302,27 @@ def read_plan(folder: Path) -> Plan:
         raise PlanError(f"{path} is not the card of an engine ({type(error).__name__}: {error})") from error
 
 
+def check_files(plan: Plan, bundle: Bundle) -> None:
+    """
+    Raises:
+        PlanError: an engine is missing, or is not what was built of the bundle.
+    """
+    card = plan.card
+    route = "" if card.route == "onnx" else f" --route {card.route}"
+    chosen = () if card.platform.architectures == RTX_ARCHITECTURES else card.platform.architectures
+    runtime = card.platform.runtime
+    command = f"{build_command(bundle, runtime, card.precision, card.profile, chosen)}{route} --replace"
+    for name in _FILES:
+        path = plan.path / name
+        if not path.is_file():
+            raise PlanError(f"{path} is missing. Build it again: {command}")
+        if _sha256(path) != plan.digests[name]:
+            raise PlanError(
+                f"{path} is not the file that was built, it was cut off or changed and has {path.stat().st_size} bytes "
+                f"now. Build it again: {command}"
+            )
+
+
 def _misfits(card: PlanCard, model: str, wanted: Wanted) -> list[str]:
     """What is wrong with a plan, "" for what is not, most important first."""
     built, here, (least, _, most) = card.platform, wanted.platform, card.profile.views
@@ -314,21 +342,6 @@ def _misfits(card: PlanCard, model: str, wanted: Wanted) -> list[str]:
         (wanted.hands <= card.profile.hands, f"takes {hands} at most, wanted are {wanted.hands}"),
     )
     return ["" if good else reason for good, reason in checks]
-
-
-def _check_files(plan: Plan, bundle: Bundle) -> None:
-    card = plan.card
-    route = "" if card.route == "onnx" else f" --route {card.route}"
-    command = f"{build_command(bundle, card.platform.runtime, card.precision, card.profile)}{route} --replace"
-    for name in _FILES:
-        path = plan.path / name
-        if not path.is_file():
-            raise PlanError(f"{path} is missing. Build it again: {command}")
-        if _sha256(path) != plan.digests[name]:
-            raise PlanError(
-                f"{path} is not the file that was built, it was cut off or changed and has {path.stat().st_size} bytes "
-                f"now. Build it again: {command}"
-            )
 
 
 def _profile_for(wanted: Wanted) -> Profile:

@@ -23,6 +23,12 @@ _Planes = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]
 # All fingers advance together: of each level its bones and their parents.
 _LEVELS = ((slice(1, 16, 3), slice(0, 1)), (slice(2, 16, 3), slice(1, 16, 3)), (slice(3, 16, 3), slice(2, 16, 3)))
 
+_IDENTITY = np.eye(3)
+# A vector times this is its cross product matrix, row by row.
+_CROSS = np.array(
+    [[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0, 0, 0, 0]], np.float64
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandMesh:
@@ -99,7 +105,7 @@ def _pose_feature(model: HandModel, rotations: FloatArray) -> FloatArray | None:
     """What posedirs are multiplied with, (..., 135), if there are some."""
     if model.posedirs is None:
         return None
-    return (rotations[..., 1:, :, :] - np.eye(3)).reshape(*rotations.shape[:-3], model.posedirs.shape[-1])
+    return (rotations[..., 1:, :, :] - _IDENTITY).reshape(*rotations.shape[:-3], model.posedirs.shape[-1])
 
 
 def _skinned(
@@ -111,13 +117,14 @@ def _skinned(
     rest = template + betas.astype(dtype) @ shapedirs
     if feature is not None:
         rest = rest + feature.astype(dtype) @ posedirs
-    x, y, z = np.moveaxis(rest.reshape(*rest.shape[:-1], 3, 1, count), -3, 0)
-    columns = np.moveaxis(transforms, -3, -1).reshape(*transforms.shape[:-3], 3 * 4, JOINTS).astype(dtype)
-    blended = (columns @ weights).reshape(*transforms.shape[:-3], 3, 4, count)
-    moved = blended[..., 0, :] * x
-    moved += blended[..., 1, :] * y
-    moved += blended[..., 2, :] * z
-    moved += blended[..., 3, :]
+    rest = rest.reshape(*rest.shape[:-1], 3, 1, count)
+    columns = np.moveaxis(transforms, (-1, -3), (-3, -1)).astype(dtype)  # (..., 4, 3, 16)
+    blended = columns.reshape(*columns.shape[:-3], 12, JOINTS) @ weights
+    blended = blended.reshape(*columns.shape[:-1], count)
+    blended[..., :3, :, :] *= rest
+    moved = blended[..., 3, :, :]
+    for turned in range(3):
+        moved += blended[..., turned, :, :]
     return np.asarray(moved)
 
 
@@ -219,27 +226,26 @@ def bone_transforms(rotations: FloatArray, joints_rest: FloatArray) -> tuple[Flo
     """
     leading = np.broadcast_shapes(rotations.shape[:-3], joints_rest.shape[:-2])
     transforms = np.empty((*leading, JOINTS, 3, 4))
-    joints = np.empty((*leading, JOINTS, 3))
-    turns, rest = transforms[..., :3], joints_rest[..., None]
-    turns[..., 0, :, :] = rotations[..., 0, :, :]
-    joints[..., 0, :] = joints_rest[..., 0, :]
-    transforms[..., 0, :, 3:] = rest[..., 0, :, :] - turns[..., 0, :, :] @ rest[..., 0, :, :]
+    transforms[..., :3] = rotations
+    transforms[..., 0, :, 3] = joints_rest[..., 0, :]
     for level, parents in _LEVELS:
-        turn = turns[..., parents, :, :] @ rotations[..., level, :, :]
-        position = turns[..., parents, :, :] @ rest[..., level, :, :] + transforms[..., parents, :, 3:]
-        turns[..., level, :, :] = turn
-        transforms[..., level, :, 3:] = position - turn @ rest[..., level, :, :]
-        joints[..., level, :] = position[..., 0]
+        transforms[..., level, :, 3] = joints_rest[..., level, :] - joints_rest[..., parents, :]
+        parent = transforms[..., parents, :, :]
+        moved = parent[..., :3] @ transforms[..., level, :, :]
+        moved[..., 3] += parent[..., 3]
+        transforms[..., level, :, :] = moved
+    joints = transforms[..., 3].copy()
+    transforms[..., 3] -= (transforms[..., :3] @ joints_rest[..., None])[..., 0]
     return transforms, joints
 
 
 def axis_angle_to_matrix(axis_angle: ArrayLike) -> FloatArray:
     """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), rad (Rodrigues); exact to rounding at any angle."""
     vector = np.asarray(axis_angle, np.float64)
-    angle = np.linalg.norm(vector, axis=-1)[..., None, None]
-    x, y, z = np.moveaxis(vector, -1, 0)
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*vector.shape, 3)
-    # np.sinc(t) is sin(pi t) / (pi t), and 1 - cos(a) = 2 sin(a/2)^2: neither needs a special case at zero.
-    linear, quadratic = np.sinc(angle / np.pi), 0.5 * np.sinc(angle / (2 * np.pi)) ** 2
-    return np.asarray(np.eye(3) + linear * cross + quadratic * (cross @ cross))
+    squared = np.einsum("...i,...i->...", vector, vector)[..., None, None]
+    half = 0.5 * np.sqrt(squared)
+    ratio = np.divide(np.sin(half), half, out=np.ones_like(half), where=half > 0)
+    linear, quadratic = ratio * np.cos(half), 0.5 * ratio**2  # sin(a) / a and (1 - cos(a)) / a^2, with no cancellation
+    cross = (vector @ _CROSS).reshape(*vector.shape, 3)
+    outer = vector[..., :, None] * vector[..., None, :]
+    return np.asarray((1 - quadratic * squared) * _IDENTITY + linear * cross + quadratic * outer)

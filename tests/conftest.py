@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hamuco.engine.bundle import Bundle
+from hamuco.engine.bundle import HAMUCO_S, Bundle, load_bundle
 from hamuco.engine.hand_model import HandModel, load_hand_model
 
 # A script that starts the tests in its background has them ignore this, and their processes too, some of which are to be
@@ -33,6 +35,42 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from small_bundle import small_bundle  # loads torch
 
     return small_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def own_bundle(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A copy of it in the folder `small`, whose engines nobody else sees."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(bundle.path, tmp_path / "small", ignore=shutil.ignore_patterns("engines"))
+    return load_bundle(tmp_path / "small")
+
+
+@pytest.fixture(scope="session")
+def hamuco_s() -> Bundle:
+    """The bundle that comes with the package."""
+    return load_bundle(HAMUCO_S)
+
+
+@pytest.fixture(scope="session")
+def fatbins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what the driver's stand-in takes for compiled kernels."""
+    from fake_driver import FATBIN
+
+    folder = tmp_path_factory.mktemp("fatbins")
+    for name in ("crop", "skinning", "sampler", "fusion"):
+        (folder / f"{name}.fatbin").write_bytes(FATBIN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes with one: small networks are quicker so, and sums always have the same order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

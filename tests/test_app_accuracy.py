@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cut_demo_clip import cut_demo_clip
 from full_disk import room_for
 from hands_in_the_air import HandsInTheAir, exact, places
 from made_up_datasets import write_hanco
@@ -19,10 +20,13 @@ from rich.console import Console
 from rigs import ring_rig
 from true_footage import write_recording
 
-from hamuco.app.accuracy import AccuracyOptions, bench_accuracy, open_dataset
+from hamuco.app.accuracy import AccuracyOptions, bench_accuracy
 from hamuco.app.accuracy_tables import LIVE, Run, notes, print_run, save_run
+from hamuco.app.datasets import open_dataset
+from hamuco.app.left_out_tables import FILES, MEANING, save_left_out
 from hamuco.training.datasets.files import DatasetError
-from hamuco.training.evaluation import Progress, evaluate
+from hamuco.training.evaluation import Evaluation, Progress, evaluate
+from hamuco.training.leave_one_out import LeaveOneOutError, LeftOut
 from hamuco.training.tally import HAMUCO
 
 BARS: list[str] = []
@@ -32,6 +36,13 @@ BARS: list[str] = []
 def bar(name: str) -> Iterator[Progress]:
     BARS.append(name)
     yield lambda done, total: None
+
+
+def measured(
+    recordings: list[Path], datasets: list[tuple[str, Path]], options: AccuracyOptions, terminal: Console
+) -> tuple[Evaluation, ...]:
+    """Of data with truth."""
+    return bench_accuracy(recordings, datasets, options, terminal, bar).evaluations
 
 
 def console() -> Console:
@@ -47,7 +58,7 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recording_gives_tables_files_and_a_live_row(grey: Path, tmp_path: Path) -> None:
     BARS.clear()
     printed = Console(width=140, record=True, file=(tmp_path / "printed").open("w"))
-    (evaluation,) = bench_accuracy([grey], [], AccuracyOptions(tmp_path / "out"), printed, bar)
+    (evaluation,) = measured([grey], [], AccuracyOptions(tmp_path / "out"), printed)
     printed.file.close()
     assert evaluation.methods == ["DLT", "confidence weighted", "RANSAC", "triangulation + fit", LIVE]
     assert sorted(evaluation.subsets) == [2, 3]
@@ -90,7 +101,7 @@ def test_tables_are_printed_also_where_nothing_can_be_drawn(
 
 def test_on_a_full_disk_nothing_is_half_written(grey: Path, tmp_path: Path) -> None:
     options = AccuracyOptions(tmp_path / "out", live=False, limit=1)
-    (evaluation,) = bench_accuracy([grey], [], options, console(), bar)
+    (evaluation,) = measured([grey], [], options, console())
     before = {path: path.read_bytes() for path in options.out.iterdir()}
     size = (options.out / "accuracy.csv").stat().st_size
     pattern = r"accuracy\.(md|csv|json) cannot be written \(File too large; .*what was there before is whole; what was measured is"
@@ -132,7 +143,7 @@ def test_notes_name_joints_of_another_definition() -> None:
 def test_hanco_is_measured_with_its_eight_views(tmp_path: Path) -> None:
     write_hanco(tmp_path / "HanCo", {1200: 2}, ["rgb_merged"])
     options = AccuracyOptions(tmp_path / "out", protocol="hamuco")
-    (evaluation,) = bench_accuracy([], [("hanco", tmp_path / "HanCo")], options, console(), bar)
+    (evaluation,) = measured([], [("hanco", tmp_path / "HanCo")], options, console())
     assert evaluation.dataset == "HanCo test"
     assert sorted(evaluation.subsets) == [2, 3, 4, 8]
     assert LIVE not in evaluation.methods
@@ -147,7 +158,7 @@ def test_rendered_hands_are_measured_through_the_whole_chain(tmp_path: Path) -> 
 
     clip = tmp_path / "clip"
     write_clip(clip, ClipOptions(rig="ring4", seconds=1.5, hands=1, seed=5, preset="plain"), lambda done, total: None)
-    (evaluation,) = bench_accuracy([clip], [], AccuracyOptions(tmp_path / "out"), console(), bar)
+    (evaluation,) = measured([clip], [], AccuracyOptions(tmp_path / "out"), console())
     fit, live = evaluation.scores["triangulation + fit", 4], evaluation.scores[LIVE, 4]
     # The network is said to be good to 3.5 px of crops twice as wide as a hand of 0.2 m: 6 mm per view across its ray.
     assert fit.coverage > 0.9
@@ -173,3 +184,81 @@ def test_what_cannot_be_measured_is_said_before_anything_is(grey: Path, tmp_path
     with pytest.raises(DatasetError, match="HanCo has no split 'spring'"):
         open_dataset("hanco:spring", tmp_path)
     assert not options.out.exists()
+
+
+@pytest.fixture(scope="module")
+def unknown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of hands without truth."""
+    return cut_demo_clip(tmp_path_factory.mktemp("accuracy") / "unknown", cameras=4, sets=4, truth=False)
+
+
+def test_a_recording_without_truth_is_measured_by_leaving_one_view_out(unknown: Path, tmp_path: Path) -> None:
+    BARS.clear()
+    printed = Console(width=200, record=True, file=(tmp_path / "printed").open("w"))
+    options = AccuracyOptions(tmp_path / "out", protocol="hamuco", live=False, views=(3,), limit=3)
+    run = bench_accuracy([unknown], [], options, printed, bar)
+    printed.file.close()
+    ((left_out,), text) = run.left_out, printed.export_text()
+    assert (run.evaluations, left_out.moments) == ((), 3)
+    assert BARS == ["unknown, one view left out"]
+    (said,) = [line for line in text.splitlines() if "--protocol" in line]
+    assert said.strip() == "not used, for lack of truth: --protocol, --no-live, --views"
+    figures = left_out.figures("RANSAC")
+    assert f"{figures.median_px:.2f}" in text
+    assert f"{figures.views} of {figures.views}" in text
+
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert "saved in" in text
+    assert text.endswith(", ".join(FILES) + "\n")
+    for saved in (text, (out / "leave_one_out.md").read_text()):
+        assert MEANING in " ".join(saved.split())
+    rows = list(csv.DictReader((out / "leave_one_out.csv").read_text().splitlines()))
+    assert len(rows) == 4 * (1 + 4)  # four methods, in all views and in those of four cameras
+    (stored,) = json.loads((out / "leave_one_out.json").read_text())["recordings"]
+    assert (stored["name"], stored["hands"]) == ("unknown", left_out.hands)
+    for row, one in zip(rows, stored["figures"], strict=True):
+        known = left_out.figures(row["method"], None if row["camera"] == "all" else row["camera"])
+        assert (one["method"], one["camera"]) == (row["method"], row["camera"])
+        assert one["median_px"] == float(row["median_px"]) == round(known.median_px, 4)
+        assert one["views"] == int(row["views"]) == known.views
+
+
+def test_recordings_with_and_without_truth_go_together(grey: Path, unknown: Path, tmp_path: Path) -> None:
+    printed = Console(width=140, record=True, file=(tmp_path / "printed").open("w"))
+    options = AccuracyOptions(tmp_path / "out", live=False, limit=3, views=(2, 3, 8))
+    run = bench_accuracy([unknown, grey], [], options, printed, bar)
+    printed.file.close()
+    text = printed.export_text()
+    assert [one.name for one in run.left_out] == ["unknown"]
+    assert [one.dataset for one in run.evaluations] == ["grey"]
+    assert sorted(run.evaluations[0].subsets) == [2, 3]
+    assert {path.name for path in options.out.iterdir()} == {"accuracy.md", "accuracy.csv", "accuracy.json", *FILES}
+    assert "not used" not in text  # what needs the truth has one to go by
+    assert "grey is not measured with 8 views: of its 3 cameras, choose 2, 3" in text
+
+
+def test_what_cannot_be_left_out_or_chosen_is_said_before_anything_is_measured(grey: Path, tmp_path: Path) -> None:
+    BARS.clear()
+    options = AccuracyOptions(tmp_path / "out")
+    two = write_recording(tmp_path / "two", 2, cameras=2, truth=False)
+    with pytest.raises(LeaveOneOutError, match=r"has no truth, and 2 cameras: .* 3 cameras are needed"):
+        bench_accuracy([grey, two], [], options, console(), bar)
+    with pytest.raises(ValueError, match="grey is not measured with 4 or 7 views: of its 3 cameras, choose 2, 3"):
+        bench_accuracy([grey], [], replace(options, views=(4, 7)), console(), bar)
+    assert BARS == []
+    assert not options.out.exists()
+    nothing_seen = write_recording(tmp_path / "unseen", 2, cameras=3, truth=False)
+    with pytest.raises(LeaveOneOutError, match="no hand that 3 of its 3 cameras see at once in 2 moments"):
+        bench_accuracy([nothing_seen], [], options, console(), bar)
+    assert list(options.out.iterdir()) == []
+
+
+def test_a_camera_that_saw_no_hand_has_no_figure(tmp_path: Path) -> None:
+    one = LeftOut("clip", ("a", "b"), 1, 1, np.array([0]), {"DLT": np.full((1, 21), 3.0)})
+    save_left_out([one], "a machine", "a runtime", tmp_path)
+    assert "| DLT | 3.00 | - |" in (tmp_path / "leave_one_out.md").read_text()
+    rows = list(csv.DictReader((tmp_path / "leave_one_out.csv").read_text().splitlines()))
+    assert [(row["camera"], row["views"], row["median_px"]) for row in rows] == [
+        ("all", "1", "3.0"), ("a", "1", "3.0"), ("b", "0", ""),
+    ]  # fmt: skip

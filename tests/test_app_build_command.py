@@ -13,32 +13,32 @@ from command_line import hamuco, one_line
 from fake_torch_tensorrt import FakeTorchTensorRT
 
 from hamuco.app.build_command import _torch_route, demo_crops
-from hamuco.engine.bundle import Bundle
 from hamuco.engine.plans import Platform, Profile
 from hamuco.engine.tensorrt_engine import load_runtime
 
 
-def test_an_engine_is_built_once(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_bundle")
+def test_an_engine_is_built_once(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", exc_type=ImportError)
-    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    for file in bundle.path.iterdir():
-        if file.is_file():
-            (mine / file.name).write_bytes(file.read_bytes())
-    arguments = ("build", "mine", "--runtime", "tensorrt-rtx", "--views", "1:2:4", "--arch", "sm_89")
-    first = hamuco(*arguments, folder=tmp_path, environment=cache)
+    arguments = ("build", "small", "--runtime", "tensorrt-rtx", "--views", "1:2:4", "--arch", "sm_89")
+    first = hamuco(*arguments, folder=tmp_path)
     assert first.returncode == 0, first.stderr
-    path = f"mine/engines/tensorrt-rtx-{load_runtime('tensorrt-rtx').__version__}-sm_89-fp16-1.2.4x2"
+    path = f"small/engines/tensorrt-rtx-{load_runtime('tensorrt-rtx').__version__}-sm_89-fp16-1.2.4x2"
     assert first.stdout.startswith(f"{path}: ")
     assert "1:2:4 views, 2 hands, built in" in first.stdout
     assert "joints not compared: no device" in first.stdout
     assert (tmp_path / path / "plan.toml").is_file()
-    second = hamuco(*arguments, folder=tmp_path, environment=cache)
-    assert second.returncode == 1
-    assert f"error: {path} was built already: nothing to do, or build it again with --replace" in one_line(
-        second.stderr
-    )
+    second = hamuco(*arguments, folder=tmp_path)
+    assert (second.returncode, second.stderr) == (0, "")
+    assert second.stdout == f"{path} was built already: nothing to do, or build it again with --replace\n"
+    again = hamuco(*arguments, "--replace", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith(f"{path}: ")
+    (tmp_path / path / "estimator.engine").write_bytes(b"half")
+    damaged = hamuco(*arguments, folder=tmp_path)
+    assert damaged.returncode == 1
+    assert "estimator.engine is not the file that was built, it was cut off or changed" in one_line(damaged.stderr)
+    assert damaged.stderr.endswith(" --replace\n")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_driver import FATBIN, FakeLibrary, fake_device
+from fake_driver import FakeLibrary, fake_device
 from typer.testing import CliRunner
 
 from hamuco.app.cli import app
@@ -17,19 +17,23 @@ from hamuco.engine.kernel_launch import Kernels
 MODEL = load_hand_model()
 
 
-def test_every_kernel_is_measured_for_every_size(tmp_path: Path) -> None:
-    for name in ("crop", "skinning", "sampler", "fusion"):
-        (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
+def test_every_kernel_is_measured_for_every_size(fatbins: Path) -> None:
     library = FakeLibrary()
-    # Counted, and not run: what kernels compute has its own tests.
+    # Counted, and not run: what kernels compute has its own tests, and a thousand copies of 270 MB take half a minute.
     library._cuLaunchKernel = lambda *arguments: None  # type: ignore[method-assign]
+    library._cuMemcpyDtoDAsync_v2 = lambda *arguments: None  # type: ignore[method-assign]
     device = fake_device(library)
-    times = list(kernel_times(device, Kernels(device, np.float16, tmp_path), MODEL, (1, 16)))
+    times = list(kernel_times(device, Kernels(device, np.float16, fatbins), MODEL, (1, 16)))
     assert [(one.kernel, one.hands) for one in times] == [
         ("crop", 1), ("skin", 1), ("sample", 1), ("fuse", 1), ("crop", 16), ("skin", 16), ("sample", 16), ("fuse", 2)
     ]  # fmt: skip
     launches = library.names().count("cuLaunchKernel")
     assert launches == (1 + 20) * len(times)  # of each, and of each graph
+    copies = [arguments[:3] for name, arguments in library.calls if name == "cuMemcpyDtoDAsync_v2"]
+    assert len(copies) == 1 + 20
+    ((target, source, size),) = set(copies)
+    assert (target != source, size) == (True, 2**28)
+    assert min(library._memory[address].nbytes for address in (target, source)) >= size
     for small, large in zip(times[:3], times[4:7], strict=True):
         assert small.moved is not None
         assert large.moved is not None

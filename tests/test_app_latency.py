@@ -13,10 +13,12 @@ import pytest
 import torch
 from fake_driver import FATBIN, FakeLibrary, fake_device
 from fake_tensorrt import FakeTensorRT
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from hamuco.app.chains import CPUChain, GPUChain, TorchChain, scene_of
 from hamuco.app.cli import app
+from hamuco.app.latency import TOTAL, Row, draw_rows
 from hamuco.app.offline import DEMO_CLIP
 from hamuco.calibration.camera import Camera
 from hamuco.engine import gpu_runtime
@@ -108,6 +110,35 @@ def test_latency_command(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["bench", "latency", "--views", "1,x"])
     assert wrong.exit_code == 2
     assert "not a list of numbers" in wrong.output
+
+
+def row(runtime: str, views: int, p50: dict[str, float]) -> Row:
+    total = sum(p50.values())
+    times = {**p50, TOTAL: total}
+    return Row(runtime, views, 2, 10, times, {TOTAL: 2 * total}, {TOTAL: 2 * total}, None)
+
+
+@pytest.mark.parametrize("views", [(4,), (1, 2, 4, 8, 16)])
+def test_bars_of_all_runtimes_are_on_one_scale_and_beside_the_legend(views: tuple[int, ...]) -> None:
+    slow = [row("OpenVINO of a long name, and more of it", n, {"crop": n, "estimator": 3 * n}) for n in views]
+    fast = [row("a graph", n, {"set": 0.1 * n}) for n in views]
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    draw_rows([*slow, *fast], figure)
+    figure.draw_without_rendering()
+    one, other = figure.axes
+    assert one.get_ylim() == other.get_ylim()
+    # The highest mark, p99 of the slower runtime, is in the picture.
+    assert one.get_ylim()[0] == 0
+    assert one.get_ylim()[1] > 2 * 4 * max(views)
+    assert other.get_xticklabels()[0].get_text() == f"{views[0]} x 2\n{0.1 * views[0]:.2f} ms"
+    (legend,) = figure.legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == ["crop", "estimator", "p99 of all", "set"]
+    frame, boxes = legend.get_window_extent(), [panel.get_tightbbox() for panel in figure.axes]
+    for box in boxes:
+        assert box is not None
+        assert not box.overlaps(frame)
+    assert boxes[0] is not None
+    assert not boxes[0].overlaps(other.get_window_extent())
 
 
 def test_engines_that_cannot_run_are_an_error_before_anything_is_measured(

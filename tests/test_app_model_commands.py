@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import clean_environment, hamuco, one_line
+from cut_demo_clip import cut_demo_clip
 from exact_hands import network_outputs
 from numpy.typing import NDArray
 from small_training import small_config
 
-from hamuco.calibration.camera import Rig
+from hamuco.app.model_commands import checkpoint_name
+from hamuco.app.offline import DEMO_CLIP
 from hamuco.capture.frame import FrameSet
-from hamuco.capture.recording import RecordingWriter
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hamuco_views import HaMuCoEstimator
@@ -34,24 +35,12 @@ from hamuco.training.datasets.recorded import Recorded
 from hamuco.training.datasets.sample import TrueHand
 from hamuco.training.networks.hamuco import HaMuCo
 
-DEMO_CLIP = Path(__file__).parents[1] / "app/demo_clip"
 SETS = 12
-
-
-def _cut(path: Path, cameras: int) -> Path:
-    """The first sets of some cameras of the demo clip, with truth."""
-    demo = Recorded(DEMO_CLIP)
-    rig = Rig(demo.recording.rig.cameras[:cameras])
-    with RecordingWriter(path, rig, 30.0, "mjpeg") as writer:
-        for frame_set in decode(demo.recording, demo.sets[:SETS]):
-            writer.write(FrameSet(frame_set.set_id, {name: frame_set.frames[name] for name in rig.names}))
-    (path / "truth.npz").write_bytes((DEMO_CLIP / "truth.npz").read_bytes())
-    return path
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _cut(tmp_path_factory.mktemp("clip") / "clip", 2)
+    return cut_demo_clip(tmp_path_factory.mktemp("clip") / "clip", 2, SETS)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +56,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_live_with_a_bundle_publishes_hands_and_loads_no_torch(bundle: Bundle, tmp_path: Path) -> None:
-    clip, report = _cut(tmp_path / "clip", 4), tmp_path / "report.json"
+    clip, report = cut_demo_clip(tmp_path / "clip", 4, SETS), tmp_path / "report.json"
     arguments = ["live", "--replay", str(clip), "--fast", "--model", str(bundle.path), "--report", str(report)]
     arguments += ["--publish", "tcp://127.0.0.1:*", "--vertices"]
     code = f"import sys; from hamuco.app.cli import app; app({arguments!r}, standalone_mode=False)"
@@ -99,7 +88,7 @@ class TrueNetworks(HaMuCoEstimator):
             pose, betas, camera = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
             networks: Any = self._networks
             networks._estimator = lambda crops: [pose, betas, camera]
-            networks._interaction = lambda inputs: [pose[inputs[-1]], camera[inputs[-1]]]
+            networks._interaction = lambda crops, places: [pose[places], camera[places]]
         return super().crop(frame_set, regions)
 
 
@@ -141,12 +130,41 @@ def test_a_checkpoint_is_exported_and_measured(checkpoint: Path, clip: Path, tmp
     assert made.returncode == 0, made.stderr
     assert "crops of 64 px, not measured" in made.stdout
     assert 'licence = "CC0"' in (tmp_path / "mine" / "model.toml").read_text()
-    options = ("--limit", "1", "--no-live", "--protocol", "hamuco", "--out", "out")
+    options = ("--limit", "1", "--live", "--protocol", "hamuco", "--out", "out")
     result = hamuco("evaluate", str(checkpoint), str(clip), *options, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     (dataset,) = json.loads((tmp_path / "out" / "accuracy.json").read_text())["datasets"]
     hands = {(row["method"], row["views"]): row["hands"] for row in dataset["scores"]}
     assert hands["HaMuCo single-view", 2] == hands["HaMuCo multi-view", 2] == 2
+    assert (f"live with {checkpoint.parent.name}/best", 2) in hands
+    assert len(list((tmp_path / "out").glob("clip-*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("runs/my rig/last.pt", "my-rig/last"),
+        ("runs/x/round-2/best.pt", "x/round-2/best"),
+        ("/last.pt", "last"),
+        ("runs/[bold]|x/last.pt", "bold-x/last"),
+    ],
+)
+def test_a_checkpoint_is_named_by_its_folder(path: str, name: str) -> None:
+    assert checkpoint_name(Path(path)) == name
+
+
+def test_networks_are_measured_on_a_recording_without_truth(bundle: Bundle, tmp_path: Path) -> None:
+    clip = cut_demo_clip(tmp_path / "clip", 3, 3, truth=False)
+    result = hamuco("evaluate", str(bundle.path), str(clip), "--views", "3", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "not used, for lack of truth: --views" in result.stdout
+    (stored,) = json.loads((tmp_path / "accuracy" / "leave_one_out.json").read_text())["recordings"]
+    errors = {one["method"]: one["median_px"] for one in stored["figures"] if one["camera"] == "all"}
+    assert list(errors)[-4:] == [
+        "triangulation + fit", "HaMuCo single-view", "HaMuCo multi-view", "HaMuCo multi-view + fit",
+    ]  # fmt: skip
+    # Untrained networks place hands anywhere; the others are a few pixels off.
+    assert errors["RANSAC"] < 15
 
 
 @pytest.mark.parametrize(
@@ -154,6 +172,7 @@ def test_a_checkpoint_is_exported_and_measured(checkpoint: Path, clip: Path, tmp
     [
         (("live", "--replay", "CLIP", "--model", "nowhere"), "nowhere is no bundle: it is not there"),
         (("evaluate", "nowhere.pt", "CLIP"), "nowhere.pt is no bundle: it is not there"),
+        (("evaluate", "CLIP/rig.toml", "nowhere"), "nowhere is not a recording"),
         (("evaluate", "CLIP", "CLIP"), "is no bundle: it has no model.toml"),
         (("bench", "accuracy", "--model", "CLIP"), "is no bundle: it has no model.toml"),
         (("export", "CLIP/rig.toml", "out"), "rig.toml is not a whole checkpoint"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 from pathlib import Path
 
@@ -12,8 +11,11 @@ from command_line import hamuco, interrupted, one_line
 from small_training import small_config, write_drawn_hands
 
 from hamuco.app.offline import DEMO_CLIP
+from hamuco.app.training_commands import _folder_of
+from hamuco.training.checkpoint import load_checkpoint
 from hamuco.training.config import config_text
 from hamuco.training.curves import LOG, read_log
+from hamuco.training.keeper import LAST
 
 
 def test_a_training_is_started_and_goes_on(tmp_path: Path) -> None:
@@ -28,6 +30,31 @@ def test_a_training_is_started_and_goes_on(tmp_path: Path) -> None:
     other = hamuco("train", "mine.toml", "--resume", folder=tmp_path)
     assert other.returncode == 1
     assert "runs/mine/last.pt is of another training: steps was 3 and is 6 now" in one_line(other.stderr)
+    own = hamuco("train", "runs/mine/config.toml", "--resume", folder=tmp_path)
+    assert (own.returncode, own.stdout) == (0, "runs/mine has all of its 3 steps already: nothing to do\n")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+def test_only_the_config_of_a_training_has_a_folder(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    assert _folder_of(config, 1) == Path("runs/config")
+    (tmp_path / LOG).touch()
+    assert _folder_of(config, 1) == tmp_path
+    assert _folder_of(config, 3).resolve() == tmp_path.parent
+    assert _folder_of(tmp_path / "mine.toml", 1) == Path("runs/mine")
+    assert _folder_of(Path("hamuco-s"), 1) == Path("runs/hamuco-s")
+
+
+def test_a_file_that_is_missing_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch is loaded')\n")
+    for arguments, words in (
+        (("nope",), "there is no file nope, and no configuration of this name; known are hamuco-r18, "),
+        (("my-rig", "--set", "steps"), "--set 'steps' is not KEY=VALUE"),
+        (("--help",), ""),
+    ):
+        result = hamuco("train", *arguments, folder=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+        assert result.returncode == (1 if words else 0)
+        assert words in one_line(result.stderr)
 
 
 def test_what_is_wrong_with_a_configuration_is_said(tmp_path: Path) -> None:
@@ -40,7 +67,7 @@ def test_what_is_wrong_with_a_configuration_is_said(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')\n")
     without = {"PYTHONPATH": str(tmp_path)}
-    for command in (("train", "my-rig"), ("export", "best.pt", "out"), ("evaluate", "torch.py", "rec")):
+    for command in (("train", "my-rig"), ("export", "best.pt", "out"), ("evaluate", "torch.py", str(DEMO_CLIP))):
         result = hamuco(*command, folder=tmp_path, environment=without)
         assert result.returncode == 1
         assert 'torch, which is not installed: pip install "hamuco[train]"' in one_line(result.stderr)
@@ -75,13 +102,15 @@ def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(config_text(config))
     ended = interrupted("train", "mine.toml", folder=tmp_path, ready=lambda printed: "step 14 of 60" in printed)
     assert ended.returncode == 130
-    assert one_line(ended.stderr).startswith(
-        "interrupted: with --resume it goes on from the last checkpoint in runs/mine"
+    saved = load_checkpoint(tmp_path / "runs" / "mine" / LAST).step
+    assert 14 <= saved < 30  # not only the step 10 of the last checkpoint that was due
+    assert one_line(ended.stderr) == (
+        f"interrupted: with --resume it goes on after step {saved} of 60, from runs/mine/last.pt"
     )
     assert not list((tmp_path / "runs" / "mine").glob("*.unfinished"))
     resumed = hamuco("train", "mine.toml", "--resume", folder=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert re.match(r"going on after step \d+0 of 60", resumed.stdout)
+    assert resumed.stdout.startswith(f"going on after step {saved} of 60")
     assert [row["step"] for row in read_log(tmp_path / "runs" / "mine" / LOG)] == list(range(2, 61, 2))
 
 

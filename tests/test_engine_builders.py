@@ -11,10 +11,19 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from hamuco.engine.build import OnnxRoute, build_plan, shapes
-from hamuco.engine.builders import RTX_ARCHITECTURES, Builder
+from hamuco.engine.builders import Builder
 from hamuco.engine.bundle import HAMUCO_S, Bundle, load_bundle
 from hamuco.engine.device_graphs import estimator_graph, interaction_graph
-from hamuco.engine.plans import NOT_COMPARED, PlanError, Platform, Precision, Profile, Wanted, find_plan
+from hamuco.engine.plans import (
+    NOT_COMPARED,
+    RTX_ARCHITECTURES,
+    PlanError,
+    Platform,
+    Precision,
+    Profile,
+    Wanted,
+    find_plan,
+)
 from hamuco.engine.tensorrt_engine import BuildError, load_runtime
 
 PROFILE = Profile((1, 3, 5), 2)
@@ -26,18 +35,6 @@ def rtx() -> Builder:
     return Builder("tensorrt-rtx", ("sm_89",))
 
 
-@pytest.fixture
-def own(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """A copy of the small bundle, whose plans nobody else sees."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "small"
-    folder.mkdir()
-    for file in bundle.path.iterdir():
-        if file.is_file():
-            (folder / file.name).write_bytes(file.read_bytes())
-    return load_bundle(folder)
-
-
 def _not_compared(estimator: bytes, interaction: bytes) -> str:
     return NOT_COMPARED
 
@@ -46,20 +43,20 @@ def _silent(what: str, done: int, total: int) -> None:
     assert 0 < done <= total, what
 
 
-def test_both_graphs_are_built_and_found_again(rtx: Builder, own: Bundle) -> None:
+def test_both_graphs_are_built_and_found_again(rtx: Builder, own_bundle: Bundle) -> None:
     seen: list[tuple[str, int, int]] = []
-    plan = build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, lambda *step: seen.append(step))
+    plan = build_plan(own_bundle, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, lambda *step: seen.append(step))
     assert {what for what, _, _ in seen} >= {"Building engine", "Optimizing graph"}
     assert plan.card.platform == Platform("tensorrt-rtx", rtx.platform.version, "", ("sm_89",))
     assert plan.card.seconds > 0
     assert plan.card.route == "onnx"
     here = Platform("tensorrt-rtx", rtx.platform.version, "RTX 4090", ("sm_89",))
-    assert find_plan(own, Wanted(here, views=5, hands=2)) == plan
+    assert find_plan(own_bundle, Wanted(here, views=5, hands=2)) == plan
     # The weights alone, in half precision.
-    assert plan.estimator.stat().st_size > own.estimator.stat().st_size / 2
+    assert plan.estimator.stat().st_size > own_bundle.estimator.stat().st_size / 2
     with pytest.raises(PlanError, match="was built already"):
-        build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, _silent)
-    again = build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, _silent, replace=True)
+        build_plan(own_bundle, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, _silent)
+    again = build_plan(own_bundle, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, _silent, replace=True)
     assert again.path == plan.path
 
 
@@ -98,13 +95,13 @@ def test_the_default_bundle_is_built_for_all_gpus(
     assert tmp_path in plan.path.parents
 
 
-def test_an_interrupted_build_leaves_nothing(rtx: Builder, own: Bundle) -> None:
+def test_an_interrupted_build_leaves_nothing(rtx: Builder, own_bundle: Bundle) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_plan(own, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, interrupt)
-    assert not (own.path / "engines").exists()
+        build_plan(own_bundle, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, interrupt)
+    assert not (own_bundle.path / "engines").exists()
 
 
 def _graph(operator: str, shape: tuple[str | int, ...], kind: int) -> ModelProto:
@@ -134,9 +131,13 @@ def test_shapes_that_contradict_the_graph_are_refused(rtx: Builder) -> None:
         rtx.build(graph.SerializeToString(), {"images": ((1, 4), (2, 4), (3, 4))}, _silent)
 
 
-def test_an_unknown_architecture_is_refused(rtx: Builder) -> None:
-    with pytest.raises(BuildError, match=r"knows no sm_90: it builds for .*sm_80, sm_86, sm_89, sm_120"):
-        Builder("tensorrt-rtx", ("sm_89", "sm_90"))
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "CURRENT"])
+def test_an_architecture_that_is_not_built_for_is_refused(rtx: Builder, architecture: str) -> None:
+    with pytest.raises(
+        BuildError,
+        match=rf"^tensorrt-rtx 1\.\S+ cannot build these networks for {architecture}, only for sm_80, sm_86, sm_89, sm_120",
+    ):
+        Builder("tensorrt-rtx", ("sm_89", architecture))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed here")

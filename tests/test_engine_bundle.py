@@ -56,18 +56,26 @@ def test_a_file_that_is_missing_cut_off_or_changed_is_named(folder: Path, name: 
     ("old", "new", "words"),
     [
         ("version = 1", "version = 2", "is a bundle of version 2, this is for version 1"),
-        ("version = 1\n", "", "is a bundle of version None"),
+        ("version = 1\n", "", "has no 'version', it was cut off or changed: copy or export the bundle again"),
         ('licence = "CC0"\n', "", "has no 'licence'"),
         ("image_size = 128", 'image_size = "128"', "image_size is '128', expected int"),
         ("MediaPipe 21", "MANO 16", "the order of its joints is 'MANO 16', ours is 'MediaPipe 21'"),
         ("version = 1", "version =", "is not TOML"),
-        (f'"{HAND}" = ', '"another" = ', f"{HAND} is not the file that was exported"),
+        (f'"{HAND}" = ', '"another" = ', f"has no hash of {HAND}, it was cut off or changed"),
     ],
 )
 def test_a_card_that_is_wrong_says_where(folder: Path, old: str, new: str, words: str) -> None:
     _rewrite(folder / CARD, old, new)
     with pytest.raises(BundleError, match=words):
         load_bundle(folder)
+
+
+def test_a_card_that_was_cut_off_is_no_old_version(folder: Path) -> None:
+    whole = (folder / CARD).read_bytes()
+    for size in range(0, len(whole) - 1, 7):
+        (folder / CARD).write_bytes(whole[:size])
+        with pytest.raises(BundleError, match=r"it was cut off or changed.*: copy or export the bundle again"):
+            load_bundle(folder)
 
 
 def test_a_hand_of_the_other_side_is_refused(folder: Path) -> None:

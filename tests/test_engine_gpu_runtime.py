@@ -8,18 +8,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fake_driver import FATBIN, FakeLibrary, fake_device
+from fake_driver import FakeLibrary, fake_device
 from fake_tensorrt import FakeTensorRT, fake_plan
 from gpu_scene import HALF, SINGLE, Scene, assert_same, network_of, one_scene
 
-from hamuco.engine.bundle import Bundle, load_bundle
+from hamuco.engine.bundle import Bundle
 from hamuco.engine.cuda_driver import CudaError
 from hamuco.engine.gpu_runtime import FusedSet, GpuRuntime
 from hamuco.engine.hamuco import HaMuCoNetworks
@@ -31,29 +30,10 @@ from hamuco.fusion.alignment import align_views, fused_parameters, fused_points,
 from hamuco.training.gpu_networks import TorchNetworks
 from hamuco.training.networks import backbones
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = 9
 MIRROR = np.array([-1.0, 1.0, 1.0, 1.0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def hamuco_s() -> Bundle:
-    return load_bundle(Path("hamuco-s"))
-
-
-@pytest.fixture(scope="module")
-def fatbins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fatbins")
-    for name in ("crop", "skinning", "sampler", "fusion"):
-        (folder / f"{name}.fatbin").write_bytes(FATBIN)
-    return folder
 
 
 def torch_runtime(

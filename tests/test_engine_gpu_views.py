@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.frame import Frame, FrameSet
-from hamuco.engine.bundle import Bundle, load_bundle
+from hamuco.engine.bundle import Bundle
 from hamuco.engine.crops import CropCamera, warp_crops
 from hamuco.engine.cuda_driver import CudaError
 from hamuco.engine.gpu_views import GpuHaMuCoEstimator
@@ -24,6 +24,8 @@ from hamuco.engine.hamuco_views import HaMuCoEstimator
 from hamuco.engine.landmarks import LandmarkEstimator, regions_from_joints
 from hamuco.engine.view_hand import Region, ViewHand
 from hamuco.training.datasets.recorded import Recorded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DEMO_CLIP = Path(__file__).parents[1] / "app/demo_clip"
 SIZE = 128  # px of hamuco-s's crops
@@ -47,19 +49,6 @@ class Filmed:
         t_ns = second * 1_000_000_000
         images = {name: np.full_like(image, 90) if name in empty else image for name, image in self.images.items()}
         return FrameSet(second, {name: Frame(name, 0, t_ns, 0, t_ns, None, image) for name, image in images.items()})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def hamuco_s() -> Bundle:
-    return load_bundle(Path("hamuco-s"))
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_what_perfect_networks_say_is_decoded_into_the_true_landmarks(
     regions = regions_of(hand, side)
     pose, betas, camera = network_outputs(hand, regions)
     monkeypatch.setattr(networks, "_estimator", lambda crops: [pose, betas, camera])
-    monkeypatch.setattr(networks, "_interaction", lambda inputs: [pose[None], camera[None]])
+    monkeypatch.setattr(networks, "_interaction", lambda crops, places: [pose[None], camera[None]])
     half_angle = np.array([region.crop.half_angle for region in regions])
     looks = networks.look(np.zeros((4, 64, 64, 3), np.uint8), half_angle)
     refined = networks.refine(looks, np.arange(4)[None])

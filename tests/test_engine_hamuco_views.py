@@ -57,7 +57,7 @@ def test_perfect_networks_make_rays_through_the_true_joints(
     regions = regions_of(hand, side)
     pose, betas, camera = network_outputs(hand, regions)
     monkeypatch.setattr(networks, "_estimator", lambda crops: [pose, betas, camera])
-    monkeypatch.setattr(networks, "_interaction", lambda inputs: [pose[None], camera[None]])
+    monkeypatch.setattr(networks, "_interaction", lambda crops, places: [pose[None], camera[None]])
     frame_set = _grey(ring_rig(4).names)
     views = estimator(frame_set, regions, estimator.crop(frame_set, regions))
     joints = joints_of(hand, side)

@@ -16,6 +16,7 @@ from hamuco.engine.plans import (
     ESTIMATOR,
     INTERACTION,
     NOT_COMPARED,
+    RTX_ARCHITECTURES,
     Parity,
     Plan,
     PlanCard,
@@ -134,6 +135,21 @@ def test_a_plan_that_does_not_fit_says_why_and_what_to_do(
         find_plan(opened, replace(Wanted(HERE, views=4, hands=2), **wanted))  # type: ignore[arg-type]
     assert ". Build one that fits: hamuco build " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_command_names_architectures_that_are_not_built_for_by_themselves(opened: Bundle) -> None:
+    new = Wanted(replace(HERE, architectures=("sm_130",)), views=4, hands=2)
+    with pytest.raises(PlanError, match=r"Build it: hamuco build \S+ --runtime tensorrt-rtx --arch sm_130 --precision"):
+        find_plan(opened, new)
+    written(opened, card_of(opened)).estimator.unlink()
+    with pytest.raises(PlanError, match=r"again: hamuco build .* --arch sm_86 --arch sm_89 --precision .*--replace$"):
+        find_plan(opened, Wanted(HERE, views=4, hands=2))
+    whole = replace(
+        card_of(opened), platform=replace(RTX, architectures=RTX_ARCHITECTURES), profile=Profile((1, 4, 8), 2)
+    )
+    written(opened, whole).estimator.unlink()
+    with pytest.raises(PlanError, match=r"again: hamuco build \S+ --runtime tensorrt-rtx --precision .*--replace$"):
+        find_plan(opened, Wanted(HERE, views=4, hands=2))
 
 
 def test_of_plans_that_do_not_fit_the_nearest_is_named(opened: Bundle) -> None:

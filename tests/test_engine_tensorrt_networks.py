@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from fake_driver import FATBIN, FakeLibrary, fake_device
+from fake_driver import FakeLibrary, fake_device
 from fake_tensorrt import PROFILE, VERSION, FakeTensorRT, engine_of, fake_plan
 from gpu_scene import HALF, SINGLE, UNTRAINED, assert_same, network_of, one_scene
 
 from hamuco.engine import gpu_runtime, kernel_launch
 from hamuco.engine.builders import Builder
-from hamuco.engine.bundle import Bundle, load_bundle
+from hamuco.engine.bundle import Bundle
 from hamuco.engine.cuda_driver import CudaError, Driver
 from hamuco.engine.device_graphs import estimator_graph
 from hamuco.engine.gpu_runtime import FusedSet, GpuRuntime, open_runtime
@@ -26,23 +24,9 @@ from hamuco.engine.tensorrt_engine import BuildError, TensorRT
 from hamuco.engine.tensorrt_networks import TensorRTNetworks
 from hamuco.training.gpu_networks import TorchNetworks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RUNTIMES: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt-rtx")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def fatbins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fatbins")
-    for name in ("crop", "skinning", "sampler", "fusion"):
-        (folder / f"{name}.fatbin").write_bytes(FATBIN)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -54,18 +38,6 @@ def installed(fatbins: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     monkeypatch.setattr(gpu_runtime, "load_driver", lambda: Driver(library))
     monkeypatch.setattr(kernel_launch, "FOLDER", fatbins)
     return library
-
-
-@pytest.fixture
-def own(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """A copy of the small bundle, whose plans nobody else sees."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "small"
-    folder.mkdir()
-    for file in bundle.path.iterdir():
-        if file.is_file():
-            (folder / file.name).write_bytes(file.read_bytes())
-    return load_bundle(folder)
 
 
 def _trt(runtime: RuntimeName = "tensorrt") -> FakeTensorRT:
@@ -99,10 +71,10 @@ def by_torch(bundle: Bundle, fatbins: Path) -> list[FusedSet]:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_chain_is_that_of_torch(
-    runtime: RuntimeName, own: Bundle, by_torch: list[FusedSet], installed: FakeLibrary
+    runtime: RuntimeName, own_bundle: Bundle, by_torch: list[FusedSet], installed: FakeLibrary
 ) -> None:
     """Every number of hands has its graph; a graph is captured once, and allocates nothing, which the driver would refuse."""
-    opened = _single(own, runtime, installed)
+    opened = _single(own_bundle, runtime, installed)
     for (seed, hands), expected in zip(((0, 2), (1, 1), (2, 2), (0, 2)), [*by_torch, by_torch[0]], strict=True):
         assert_same(_run(opened, seed, hands), expected, SINGLE, UNTRAINED)
     assert installed.names().count("cuStreamBeginCapture_v2") == 2
@@ -112,10 +84,10 @@ def test_the_chain_is_that_of_torch(
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_plan_is_opened_and_run_in_half_precision(
-    runtime: RuntimeName, own: Bundle, by_torch: list[FusedSet], installed: FakeLibrary
+    runtime: RuntimeName, own_bundle: Bundle, by_torch: list[FusedSet], installed: FakeLibrary
 ) -> None:
-    fake_plan(own, runtime)
-    opened = open_runtime(own, runtime, one_scene().cameras, hands=2)
+    fake_plan(own_bundle, runtime)
+    opened = open_runtime(own_bundle, runtime, one_scene().cameras, hands=2)
     assert opened.name == f"{runtime} {VERSION} fp16"
     got = _run(opened)
     assert got.vertices.dtype == np.float16
@@ -125,14 +97,16 @@ def test_a_plan_is_opened_and_run_in_half_precision(
     opened.close()
 
 
-def test_more_than_the_engine_takes_is_refused_and_named_with_the_command(own: Bundle, installed: FakeLibrary) -> None:
-    fake_plan(own, "tensorrt", profile=Profile((1, 4, 4), 1))
-    opened, scene = open_runtime(own, "tensorrt", one_scene().cameras, hands=1), one_scene()
+def test_more_than_the_engine_takes_is_refused_and_named_with_the_command(
+    own_bundle: Bundle, installed: FakeLibrary
+) -> None:
+    fake_plan(own_bundle, "tensorrt", profile=Profile((1, 4, 4), 1))
+    opened, scene = open_runtime(own_bundle, "tensorrt", one_scene().cameras, hands=1), one_scene()
     with pytest.raises(BuildError) as caught:
         opened.start(scene.images, scene.hands)
     assert str(caught.value) == (
         "2 hands in 4 views are more or less than the engine takes, 1:4:4 views, 1 hand. Build one that does: hamuco build "
-        f"{own.path} --runtime tensorrt --precision fp16 --views 1:4:4 --hands 2"
+        f"{own_bundle.path} --runtime tensorrt --precision fp16 --views 1:4:4 --hands 2"
     )
     held = installed.held()
     with pytest.raises(BuildError):
@@ -151,26 +125,26 @@ def test_more_than_the_engine_takes_is_refused_and_named_with_the_command(own: B
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(
-    wanted: dict[str, object], said: str, own: Bundle, installed: FakeLibrary
+    wanted: dict[str, object], said: str, own_bundle: Bundle, installed: FakeLibrary
 ) -> None:
-    fake_plan(own, "tensorrt")
-    given = {"bundle": own, "runtime": "tensorrt", "cameras": one_scene().cameras, "hands": 2} | wanted
+    fake_plan(own_bundle, "tensorrt")
+    given = {"bundle": own_bundle, "runtime": "tensorrt", "cameras": one_scene().cameras, "hands": 2} | wanted
     with pytest.raises(PlanError, match=said):
         open_runtime(**given)  # type: ignore[arg-type]
     assert installed.names()[-1] == "cuDevicePrimaryCtxRelease_v2"
 
 
 def test_without_kernels_or_a_driver_nothing_is_left_open(
-    own: Bundle, installed: FakeLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_bundle: Bundle, installed: FakeLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_plan(own, "tensorrt")
+    fake_plan(own_bundle, "tensorrt")
     monkeypatch.setattr(kernel_launch, "FOLDER", tmp_path)
     with pytest.raises(CudaError, match=r"crop.fatbin is not there: .*kernels"):
-        open_runtime(own, "tensorrt", one_scene().cameras, 2)
+        open_runtime(own_bundle, "tensorrt", one_scene().cameras, 2)
     assert installed.names()[-1] == "cuDevicePrimaryCtxRelease_v2"
     installed.codes["cuInit"] = 100
     with pytest.raises(CudaError, match=r"The driver sees no GPU"):
-        open_runtime(own, "tensorrt", one_scene().cameras, 2)
+        open_runtime(own_bundle, "tensorrt", one_scene().cameras, 2)
 
 
 @pytest.mark.parametrize(
@@ -190,18 +164,18 @@ def test_without_kernels_or_a_driver_nothing_is_left_open(
     ],
 )
 def test_what_the_library_refuses_is_said_in_one_line(
-    refused: str, said: str, own: Bundle, installed: FakeLibrary
+    refused: str, said: str, own_bundle: Bundle, installed: FakeLibrary
 ) -> None:
-    fake_plan(own, "tensorrt-rtx")
+    fake_plan(own_bundle, "tensorrt-rtx")
     _trt("tensorrt-rtx").refused.add(refused)
     with pytest.raises(BuildError, match=said) as caught:
-        _run(open_runtime(own, "tensorrt-rtx", one_scene().cameras, 2))
+        _run(open_runtime(own_bundle, "tensorrt-rtx", one_scene().cameras, 2))
     assert "\n" not in str(caught.value)
 
 
-def test_an_engine_that_lacks_a_tensor_is_refused(own: Bundle) -> None:
-    plan = fake_plan(own, "tensorrt")
-    graph = estimator_graph(own.estimator, "fp16")
+def test_an_engine_that_lacks_a_tensor_is_refused(own_bundle: Bundle) -> None:
+    plan = fake_plan(own_bundle, "tensorrt")
+    graph = estimator_graph(own_bundle.estimator, "fp16")
     (betas,) = [one for one in graph.graph.output if one.name == "betas"]
     graph.graph.output.remove(betas)
     onnx.checker.check_model(graph)
@@ -209,14 +183,16 @@ def test_an_engine_that_lacks_a_tensor_is_refused(own: Bundle) -> None:
     with pytest.raises(
         BuildError, match=r"estimator.engine should have the tensors images, .*; betas differ\. Build it again"
     ):
-        TensorRTNetworks(own, plan, fake_device())
+        TensorRTNetworks(own_bundle, plan, fake_device())
     # `find_plan` sees it before.
     with pytest.raises(PlanError, match="is not the file that was built"):
-        open_runtime(own, "tensorrt", one_scene().cameras, 2)
+        open_runtime(own_bundle, "tensorrt", one_scene().cameras, 2)
 
 
-def test_shapes_beyond_the_profile_are_named(own: Bundle) -> None:
-    engine = TensorRT("tensorrt").engine(engine_of(estimator_graph(own.estimator, "fp16"), PROFILE), fake_device())
+def test_shapes_beyond_the_profile_are_named(own_bundle: Bundle) -> None:
+    engine = TensorRT("tensorrt").engine(
+        engine_of(estimator_graph(own_bundle.estimator, "fp16"), PROFILE), fake_device()
+    )
     with pytest.raises(
         BuildError,
         match=r"cannot take images of shape \(9, 3, 64, 64\): the engine was built for \(1, 3, 64, 64\) to \(8, 3, 64, 64\)",
@@ -224,11 +200,11 @@ def test_shapes_beyond_the_profile_are_named(own: Bundle) -> None:
         engine.context({"images": (9, 3, 64, 64)})
 
 
-def test_the_real_library_says_that_there_is_no_gpu(own: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_library_says_that_there_is_no_gpu(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT for RTX builds an engine here, and cannot load it."""
     pytest.importorskip("tensorrt_rtx_bindings", exc_type=ImportError)
     monkeypatch.delitem(sys.modules, "tensorrt_rtx")
-    plan = fake_plan(own, "tensorrt-rtx")
+    plan = fake_plan(own_bundle, "tensorrt-rtx")
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["images"], ["pose"])],
         "g",
@@ -244,7 +220,7 @@ def test_the_real_library_says_that_there_is_no_gpu(own: Bundle, monkeypatch: py
         with pytest.raises(
             BuildError, match=r"estimator.engine: tensorrt-rtx 1\.\S+ cannot load it on Fake GPU: \S+"
         ) as caught:
-            TensorRTNetworks(own, plan, fake_device())
+            TensorRTNetworks(own_bundle, plan, fake_device())
         assert "\n" not in str(caught.value)
         assert "it says no reason" not in str(caught.value)
         assert str(caught.value).endswith("--replace")

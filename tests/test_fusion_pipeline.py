@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +12,19 @@ from gpu_stand_in import StandIn
 
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.capture.frame import FrameSet
-from hamuco.engine.bundle import Bundle, load_bundle
+from hamuco.engine.bundle import Bundle
 from hamuco.fusion.hand import Hand, HandSet
 from hamuco.fusion.pipeline import Pipeline
 from hamuco.training.datasets.footage import decode
 from hamuco.training.datasets.recorded import Recorded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DEMO_CLIP = Path(__file__).parents[1] / "app/demo_clip"
 SETS = 8
 # Both see the same images. One rounds pixels to grey levels and may compute in bfloat16; a landmark is off by 0.04 half
 # crops of 10 cm, 4 mm (`SIGMA`), and half of that is still less than any other network would keep to.
 APART_M = 0.002
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def hamuco_s() -> Bundle:
-    return load_bundle(Path("hamuco-s"))
 
 
 @pytest.fixture(scope="module")

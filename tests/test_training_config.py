@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from hamuco.training.config import (
-    CONFIGS,
-    ConfigError,
     config_from,
     config_text,
     config_values,
     difference,
     load_config,
 )
+from hamuco.training.config_file import CONFIGS, ConfigError
+from hamuco.training.loader import samples_per_source
 from hamuco.training.losses import LossConfig
 from hamuco.training.networks.hamuco import default_config
 
@@ -34,6 +34,14 @@ def test_the_configurations_of_the_package_are_whole(name: str) -> None:
 
 def test_there_are_no_others() -> None:
     assert {path.stem for path in CONFIGS.iterdir()} == {"hamuco-s", "hamuco-r18", "hamuco-r50", "my-rig"}
+
+
+@pytest.mark.parametrize(
+    ("name", "hands"), [("my-rig", [5, 2, 1]), ("hamuco-s", [2, 2, 1, 1]), ("hamuco-r18", [8]), ("hamuco-r50", [8])]
+)
+def test_shares_are_rounded_to_whole_hands(name: str, hands: list[int]) -> None:
+    config = load_config(name)
+    assert samples_per_source([source.share for source in config.sources], config.batch) == hands
 
 
 def test_the_paper_is_what_is_trained_on_hanco() -> None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from full_disk import room_for
+from numpy.typing import NDArray
 
 from hamuco.training.curves import CURVES, LOG, LOSSES, TrainingLog, draw_curves, read_log
 from hamuco.training.validation import FIGURES
@@ -57,15 +58,35 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
-    write(tmp_path, 0, list(range(1, 11)))
+    write(tmp_path, 0, list(range(1, 41)))
     assert draw_curves(tmp_path) == tmp_path / CURVES
     image = cv2.imread(str(tmp_path / CURVES))
     assert image is not None
-    # The blue of the first curve is there: of the losses, at the left. Of the figures in 2D, at the right, nothing is known.
-    blue = np.asarray((np.abs(image.astype(int) - (0xB2, 0x72, 0x00)) < 20).all(axis=2))
-    third = image.shape[1] // 3
-    assert blue[:, :third].sum() > 100
-    assert not blue[:, 2 * third :].any()
+    # The losses at the left, of which the first is blue; at the right one figure, green: of those in 2D nothing is known.
+    half = image.shape[1] // 2
+    assert image.shape[1] == 2 * PANEL
+    assert _pixels(image[:, :half], 0x0072B2) > 100
+    assert _pixels(image[:, half:], 0x009E73) > 100
+    assert _pixels(image[:, half:], 0x0072B2) == 0
+
+
+def test_of_one_row_there_are_marks(tmp_path: Path) -> None:
+    write(tmp_path, 0, [1])
+    assert draw_curves(tmp_path) == tmp_path / CURVES
+    image = cv2.imread(str(tmp_path / CURVES))
+    assert image is not None
+    assert image.shape[1] == PANEL  # nothing was validated
+    # Above the legend, and not of the axes.
+    assert _pixels(image[: image.shape[0] // 2], 0x0072B2) > 4
+
+
+PANEL = 440  # 4 inches of 110 dots
+
+
+def _pixels(image: NDArray[Any], colour: int) -> int:
+    """How many are of a colour, as 0xRRGGBB."""
+    blue_first = (colour & 255, colour >> 8 & 255, colour >> 16)
+    return int((np.abs(image.astype(int) - blue_first) < 20).all(axis=2).sum())
 
 
 def test_tensorboard_is_written_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +117,8 @@ def test_tensorboard_is_written_where_it_is_installed(tmp_path: Path, monkeypatc
 
 def test_nothing_to_draw_is_no_error(tmp_path: Path) -> None:
     write(tmp_path, 0, [])
-    assert draw_curves(tmp_path) == tmp_path / CURVES
+    assert draw_curves(tmp_path) is None
+    assert not (tmp_path / CURVES).exists()
 
 
 def test_a_full_disk_keeps_the_log(tmp_path: Path) -> None:

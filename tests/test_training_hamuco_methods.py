@@ -54,10 +54,10 @@ class Perfect:
         self.looked += len(crops)
         return [output[rows] for output in self.outputs]
 
-    def interaction(self, inputs: list[NDArray[np.generic]]) -> list[FloatArray]:
+    def interaction(self, crops: list[NDArray[np.generic]], places: NDArray[np.int64]) -> list[FloatArray]:
         # The estimator's pose tells which views these are, in whatever order.
         pose, _, camera = self.outputs
-        order = [int(np.abs(pose - own).sum(axis=(1, 2)).argmin()) for own in np.asarray(inputs[-3])]
+        order = [int(np.abs(pose - own).sum(axis=(1, 2)).argmin()) for own in np.asarray(crops[-2])]
         return [pose[order][None], camera[order][None]]
 
 

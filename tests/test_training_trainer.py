@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,31 @@ def test_a_training_goes_on_exactly(trained: Path, crops: Path, tmp_path: Path) 
     assert len(ours) == len(theirs)
     for one, other in zip(ours[2:], theirs[2:], strict=True):  # the row at step 4 has a mean over steps 3 and 4
         np.testing.assert_array_equal(list(one.values())[-8:], list(other.values())[-8:])
+
+
+def test_ctrl_c_saves_after_the_step(trained: Path, crops: Path, tmp_path: Path) -> None:
+    def press(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(crops), tmp_path, progress=press)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert load_checkpoint(tmp_path / LAST).step == 4  # due are 3 and 6
+    train(small_config(crops), tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+
+
+def test_a_second_ctrl_c_does_not_wait(crops: Path, tmp_path: Path) -> None:
+    def press(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(crops), tmp_path, progress=press)
+    assert load_checkpoint(tmp_path / LAST).step == 3
 
 
 def test_a_full_disk_costs_no_more_than_the_steps(trained: Path, crops: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Files may leave out whatever has a default. Keys that do not exist and values of
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,29 +15,21 @@ from typing import Any, Literal
 import tomlkit
 
 from hamuco.training.augment import Augmentation
+from hamuco.training.config_file import ConfigError, read_values
 from hamuco.training.loader import samples_per_source
 from hamuco.training.losses import LossConfig
 from hamuco.training.networks.hamuco import HaMuCoConfig, default_config
 from hamuco.training.sources import SourceConfig
 from hamuco.training.structuring import (
-    StructureError,
     first_difference,
     laid_over,
-    set_value,
     structure,
     unstructure,
     without_none,
 )
 from hamuco.training.validation import Figure
 
-CONFIGS = Path(__file__).parent / "configs"
-"""The configurations that come with the package."""
-
 Precision = Literal["f32", "bf16", "fp16"]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be read, or says something that does not exist or makes no sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,27 +174,13 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration.
 
     Args:
-        name: a TOML file, or one of those that come with the package: hamuco-s, hamuco-r18, hamuco-r50, my-rig.
-        overrides: such as "loss.weights.consistency=0.5" or "sources.0.recording=rec"; see `set_value`.
+        name, overrides: see `read_values`.
 
     Raises:
-        ConfigError: every key and value that is wrong, a line each.
+        ConfigError: as for `read_values`, and every key and value that is wrong, a line each.
         OSError: the file cannot be read.
     """
-    path = Path(name) if Path(name).is_file() else CONFIGS / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(one.stem for one in CONFIGS.glob("*.toml")))
-        raise ConfigError(f"there is no file {name}, and no configuration of this name; known are {known}")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}") from error
-    try:
-        for text in overrides:
-            set_value(values, text)
-    except StructureError as error:
-        raise ConfigError(f"--set {error}") from error
-    return config_from(values, name)
+    return config_from(read_values(name, overrides), name)
 
 
 def config_from(values: Mapping[str, Any], origin: str) -> TrainConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -19,12 +19,23 @@ from hamuco.training.whole_file import write_whole
 LOG, CURVES = "log.csv", "curves.png"
 LOSSES = [*(weight.name for weight in fields(LossWeights)), "total"]
 
+_PANELS: Mapping[str, Sequence[str]] = {
+    "losses": LOSSES,
+    "validation: joint errors, mm": [name for name in FIGURES if name.endswith("_mm")],
+    "validation: errors in 2D / crop width": [name for name in FIGURES if name.endswith("_2d")],
+}
+_MARKED = 20  # points of a curve, up to which each has a mark
+
 # Okabe and Ito's colours, told apart by everybody.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 
 
 class TrainingLog:
-    """Rows of numbers by step, in OUT/log.csv."""
+    """Rows of numbers by step, in OUT/log.csv.
+
+    Losses and crops per second are means over the steps since the row before; in the first row after a training went on,
+    over the steps since then.
+    """
 
     def __init__(self, out: Path, after: int) -> None:
         """
@@ -80,39 +91,64 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(out: Path) -> Path | None:
-    """Draw OUT/curves.png from the log: losses, and the validation figures. None where matplotlib is not installed."""
+    """Draw OUT/curves.png from the log: losses, and of the validation figures those that are known.
+
+    None, and no picture, where the log has no row yet or matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.ticker import LogFormatter
+        from matplotlib.ticker import LogFormatter, MaxNLocator
     except ImportError:
         return None
     rows = read_log(out / LOG)
-    # A figure of its own, not pyplot's: nothing is kept and no display is looked for.
-    figure = Figure(figsize=(12.0, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    groups: dict[str, list[str]] = {
-        "losses": LOSSES,
-        "validation: joint errors, mm": [name for name in FIGURES if name.endswith("_mm")],
-        "validation: errors in 2D / crop width": [name for name in FIGURES if name.endswith("_2d")],
+    # By title and name of a figure; zero stands for truth that is not known.
+    curves = {
+        title: {
+            name: points for name in names if (points := [(row["step"], row[name]) for row in rows if row[name] > 0])
+        }
+        for title, names in _PANELS.items()
     }
-    for axes, (title, names) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
-        for index, name in enumerate(names):
-            known = [(row["step"], row[name]) for row in rows if row[name] > 0]  # zero: truth that is not known
-            if known:
-                label = f"{name.removesuffix('_mm').removesuffix('_2d')}: {known[-1][1]:.3g}"
-                style, colour = "-" if index < len(_COLOURS) else "--", _COLOURS[index % len(_COLOURS)]
-                axes.plot(*zip(*known, strict=True), style, color=colour, label=label, linewidth=1.2)
+    panels = {title: known for title, known in curves.items() if known}
+    if not panels:
+        return None
+    last = max(rows[-1]["step"], 1)
+
+    class Plain(LogFormatter):
+        """Writes 0.085, which would be 8e-02, at the ticks that are to have a number."""
+
+        def __call__(self, value: float, position: int | None = None) -> str:
+            return f"{value:.3g}" if super().__call__(value, position) else ""
+
+    # A figure of its own, not pyplot's: nothing is kept and no display is looked for.
+    figure = Figure(figsize=(4.0 * len(panels), 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, known) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, points in known.items():
+            index = _PANELS[title].index(name)
+            label = f"{name.removesuffix('_mm').removesuffix('_2d')}: {points[-1][1]:.3g}"
+            first, colour = index < len(_COLOURS), _COLOURS[index % len(_COLOURS)]
+            axes.plot(
+                *zip(*points, strict=True),
+                "-" if first else "--",
+                color=colour,
+                label=label,
+                linewidth=1.2,
+                marker="o" if len(points) <= _MARKED else None,  # of one point there is no line
+                markersize=3,
+                markerfacecolor=colour if first else "white",
+            )
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7, which="both")
         axes.grid(alpha=0.25, which="both", linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(LogFormatter())
-            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-            axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        axes.set_yscale("log")
+        axes.set_xlim(-0.04 * last, 1.04 * last)
+        axes.yaxis.set_major_formatter(Plain())
+        axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
+        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=110)
     write_whole(out / CURVES, picture.getbuffer(), RESUME)

@@ -108,12 +108,16 @@ class Keeper:
             self._steps, self._crops, self._since = 0, 0, perf_counter()
         if best or last or done % config.run.checkpoint_every == 0:
             began = perf_counter()
-            checkpoint = replace(state(), best=self._best)
-            if best:  # first: a training that goes on from LAST takes its best figure for saved
-                save_checkpoint(self._out / BEST, checkpoint)
-            save_checkpoint(self._out / LAST, checkpoint)
-            draw_curves(self._out)
+            self.save(state(), best)
             self._since += perf_counter() - began
+
+    def save(self, checkpoint: Checkpoint, best: bool = False) -> None:
+        """Save the training, and as the best network if it is that; its best figure is filled in."""
+        whole = replace(checkpoint, best=self._best)
+        if best:  # first: a training that goes on from LAST takes its best figure for saved
+            save_checkpoint(self._out / BEST, whole)
+        save_checkpoint(self._out / LAST, whole)
+        draw_curves(self._out)
 
     def close(self) -> None:
         if self._log is not None:

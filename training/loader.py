@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -195,6 +196,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and is for the training to handle
     cv2.setNumThreads(1)
     Thread(target=_end_with_the_training, daemon=True).start()
 

@@ -77,7 +77,8 @@ class SourceConfig:
             joints) if not given, or "network" (what the landmark network says); the same of hands that are rendered once.
             Those that are rendered while training goes on have true labels.
         truth: take the 3D truth of a synthetic recording along; other sources always bring what they have.
-        share: of every batch, relative to the other sources'.
+        share: of every batch, relative to the other sources', rounded to whole hands: those that rounding down would cost
+            most get one more, of several alike the first. Shares of 3, 1 and 1 are 5, 2 and 1 of 8 hands, 6, 2 and 2 of 10.
 
     Raises:
         ValueError: none or several of the first five, or labels that there are not.

@@ -30,6 +30,7 @@ from hamuco.training.checkpoint import (
     written_by,
 )
 from hamuco.training.config import Precision, TrainConfig, config_values
+from hamuco.training.interruption import postponed_interruption
 from hamuco.training.keeper import BEST, LAST, Keeper, Tell
 from hamuco.training.loader import LoaderOptions, batches
 from hamuco.training.losses import losses
@@ -60,7 +61,7 @@ def train(
     progress: Progress = lambda what, done, total: None,
     tell: Tell = lambda line: None,
 ) -> None:
-    """Train a network. Under torchrun, every process calls this.
+    """Train a network. Under torchrun, every process calls this. Ctrl-C saves after the step that is being made.
 
     Args:
         config: what to do.
@@ -75,6 +76,7 @@ def train(
         MemoryError: a batch is larger than the memory.
         CheckpointError: the checkpoint is damaged, or of another training.
         ValueError, OSError: a source cannot be read, or something cannot be written.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     hand_model = load_hand_model()
     _check_processor(config)
@@ -133,6 +135,7 @@ def train(
             keeper.begin(checkpoint)
         feed = stack.enter_context(closing(batches(sources, _loader_options(config, here), config.augmentation, first)))
         bad_batch = out / BAD_BATCH.format(here.rank)
+        interrupted = stack.enter_context(postponed_interruption(here.ranks == 1))
         skipped = 0
         for step in range(first, config.steps):
             batch = to_device(next(feed), here.device)
@@ -159,6 +162,9 @@ def train(
             scaler.update()
             if keeper:
                 keeper.after_step(step + 1, numbers, here.ranks * int(batch.views.valid.sum()), state)
+                if interrupted():
+                    keeper.save(state())
+                    raise KeyboardInterrupt
         if keeper and refine:
             reached = out / (BEST if (out / BEST).is_file() else LAST)
             tell(f"{config.steps} steps done. Next: hamuco export {reached} BUNDLE")
