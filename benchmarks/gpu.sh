@@ -45,6 +45,9 @@ for runtime in tensorrt tensorrt-rtx; do # those that are installed and know thi
         without+=(--deselect "tests/test_engine_device.py::test_the_chain_is_that_of_the_cpu[$runtime]")
     fi
 done
+if "$python" -c "import tensorrt, torch_tensorrt" 2>/dev/null; then # says how far its joints are from the CPU's
+    step engine-torch 400 "$python" -m hamuco.app.cli build hamuco-s --runtime tensorrt --route torch --views 1:4:8 --replace
+fi
 step tests 240 "$python" -m pytest -m gpu -q -rs -W default tests/test_engine_device.py "${without[@]}"
 grep -q skipped "$out/tests.txt" && { echo "tests were skipped, see tests.txt" | tee -a "$out/summary.txt"; failed=1; }
 step kernels 40 "$python" -m hamuco.app.cli bench kernels
