@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @cache
 def core() -> ov.Core:
-    """What reads and compiles networks, one for the process. Raises OSError where OpenVINO is not installed."""
+    """What reads and compiles networks. Raises OSError where OpenVINO is not installed.
+
+    One for the process, which is never given back: of two that go in another order than they came, OpenVINO 2026.4 leaves
+    the stack of signal handlers in freed memory, and Ctrl-C is a segmentation fault.
+    """
     try:
         import openvino as ov
     except ModuleNotFoundError as error:

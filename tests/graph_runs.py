@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -15,16 +14,15 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from hamuco.engine.builders import Run
+from hamuco.engine.openvino_core import core
 
 Array = NDArray[Any]
 
 
 def single_run(model: ModelProto) -> Run:
     """By OpenVINO in single precision, whatever the graph's is."""
-    core = ov.Core()
-    compiled = core.compile_model(
-        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    network = core().read_model(model.SerializeToString())
+    compiled = core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     types = _input_types(model)
     outputs = [one.name for one in model.graph.output]
 

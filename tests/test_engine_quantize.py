@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hamuco.engine.landmarks import LandmarkEstimator
 from hamuco.engine.model_files import HAND_LANDMARK, PALM_DETECTOR, model_path
+from hamuco.engine.openvino_core import core
 from hamuco.engine.palm_detector import PalmDetector
 from hamuco.engine.quantize import full_convolutions, hand_landmark_ranges, int8_is_exact, quantized
 from hamuco.training.calibrate_int8 import crops_of, measure
@@ -22,7 +23,7 @@ from hamuco.training.calibrate_int8 import crops_of, measure
 
 @pytest.fixture(scope="module")
 def network() -> ov.Model:
-    return ov.Core().read_model(model_path(HAND_LANDMARK))
+    return core().read_model(model_path(HAND_LANDMARK))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def crops(data_dir: Path) -> list[NDArray[np.uint8]]:
 
 def _run(model: ov.Model, crops: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Landmarks (n, 21, 2) px and presence (n,)."""
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     inputs = np.stack(crops)[:, None, :, :, ::-1].astype(np.float32) / 255
     outputs = [[np.array(values) for values in compiled([one]).values()] for one in inputs]
     landmarks = np.concatenate([one[0] for one in outputs]).reshape(-1, 21, 3)[..., :2]
@@ -44,7 +45,7 @@ def _run(model: ov.Model, crops: list[NDArray[np.uint8]]) -> tuple[NDArray[np.fl
 
 def _precisions(model: ov.Model) -> Counter[str]:
     """What the convolutions, depthwise ones among them, are computed in."""
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     return Counter(str(one["runtimePrecision"].value) for one in layers if one["layerType"].value == "Convolution")
 
@@ -84,7 +85,7 @@ def test_measured_ranges_hold_what_the_hands_of_a_photograph_need(
 
 
 def test_ranges_of_another_network_are_refused(network: ov.Model) -> None:
-    other = ov.Core().read_model(model_path(PALM_DETECTOR))
+    other = core().read_model(model_path(PALM_DETECTOR))
     with pytest.raises(ValueError, match=r"1 of 1 ranges belong to no convolution of the network \(conv_x"):
         quantized(network, {"conv_x": (0.0, 1.0)})
     with pytest.raises(ValueError, match="Measure them again"):

@@ -22,6 +22,7 @@ from hamuco.calibration.camera import Camera
 from hamuco.capture.frame import Frame, FrameSet
 from hamuco.engine.landmarks import LandmarkEstimator, region_from_palm, regions_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, PALM_DETECTOR, model_path
+from hamuco.engine.openvino_core import core
 from hamuco.engine.palm_detector import PalmDetector
 from hamuco.engine.quantize import Range, full_convolutions
 
@@ -78,7 +79,7 @@ def measure(model: ov.Model, crops: Sequence[NDArray[np.uint8]]) -> dict[str, Ra
     convolutions = full_convolutions(model)
     inputs = [ops.result(node.input_value(0)) for node in convolutions.values()]
     config = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.Core().compile_model(ov.Model(inputs, model.get_parameters()), "CPU", config)
+    compiled = core().compile_model(ov.Model(inputs, model.get_parameters()), "CPU", config)
     extremes = np.empty((len(crops), len(inputs), 2))
     for index, crop in enumerate(crops):
         values = compiled([crop[None, :, :, ::-1].astype(np.float32) / 255])
@@ -108,7 +109,7 @@ def main() -> None:
     if not crops:
         parser.error(f"no hand was found in {len(arguments.pictures)} files. Give pictures that show hands.")
     print(f"{len(crops)} crops")
-    ranges = measure(ov.Core().read_model(model_path(HAND_LANDMARK)), crops)
+    ranges = measure(core().read_model(model_path(HAND_LANDMARK)), crops)
     rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(bounds)}" for name, bounds in ranges.items())
     arguments.out.write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
 
