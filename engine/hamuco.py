@@ -85,7 +85,8 @@ class Looks:
         hands: (n, ...).
         pose: (n, 16, 6) as it came out of the network.
         half_angle: (n,) tangents of half the crops' fields of view.
-        maps: (n, channels, size, size) at four scales, as the estimator hands them over to the interaction network.
+        maps: (n, channels, size, size) at four scales, for the interaction network of the same precision. Those of bf16 are
+            its bits in float16, which may be copied, and mean nothing to numpy.
     """
 
     hands: CropHands
@@ -112,12 +113,11 @@ class Looks:
 class HaMuCoNetworks:
     """The networks of one bundle."""
 
-    def __init__(self, bundle: Bundle, precision: str | None = None, views: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, precision: str | None = None) -> None:
         """
         Args:
             bundle: what to run.
             precision: bf16 or f32; None for what is best here.
-            views: that `refine` will be given mostly; other numbers take a fifth of a second more when they first come.
 
         Raises:
             BundleError: its networks were trained on crops that are laid in another way than ours.
@@ -133,8 +133,10 @@ class HaMuCoNetworks:
         self.runtime = runtime_name(precision or inference_precision())
         self._estimator = Network(bundle.estimator, precision=precision, together=_TOGETHER, handed_over=_MAPS)
         self._interaction = SetNetwork(bundle.interaction, precision, handed_over=_MAPS)
-        if views is not None:
-            self._interaction.compile(views)
+
+    def compile(self, views: int) -> None:
+        """Ready to `refine` hands in so many views, V; another number takes a fifth of a second when it first comes."""
+        self._interaction.compile(views)
 
     def look(self, crops: NDArray[np.uint8], half_angle: FloatArray) -> Looks:
         """Hands in crops (n, S, S, 3) uint8 BGR, n >= 1, by each alone; `half_angle` (n,)."""
@@ -147,7 +149,7 @@ class HaMuCoNetworks:
 
         Args:
             looks: n.
-            places: (B, V) which of them shows hand b in view v; -1 where the hand has no such view. There the result is
+            places: (B, V), B >= 1, which of them shows hand b in view v; -1 where the hand has no such view. There the result is
                 finite and means nothing.
         """
         hands = looks.hands

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.landmarks import LandmarkEstimator
@@ -81,12 +82,15 @@ class PresenceChecks:
 class HaMuCoEstimator:
     """Runs a bundle's networks on the followed hands of one rig."""
 
-    def __init__(self, networks: HaMuCoNetworks, landmarks: LandmarkEstimator) -> None:
+    def __init__(self, rig: Rig, networks: HaMuCoNetworks, landmarks: LandmarkEstimator) -> None:
         """
         Args:
-            networks: say where the joints are.
+            rig: whose cameras take the sets, all of them or some.
+            networks: say where the joints are. What takes long the first time is done here.
             landmarks: says whether there are hands.
         """
+        networks.compile(len(rig))
+        self._columns = {name: column for column, name in enumerate(rig.names)}
         self.name, self.runtime = networks.name, networks.runtime
         self.checks = PresenceChecks(landmarks)
         self._networks = networks
@@ -103,9 +107,9 @@ class HaMuCoEstimator:
         half_angle = np.array([region.crop.half_angle for region in regions])
         looks = self._networks.look(crops, half_angle)
         tracks = {track: row for row, track in enumerate(dict.fromkeys(region.track_id for region in regions))}
-        views = {name: column for column, name in enumerate(frame_set.frames)}
-        places = np.full((len(tracks), len(views)), -1)
-        seats = [(tracks[region.track_id], views[region.camera.name]) for region in regions]
+        # Also of cameras that have no frame now: for another number of views the networks would have to be compiled.
+        places = np.full((len(tracks), len(self._columns)), -1)
+        seats = [(tracks[region.track_id], self._columns[region.camera.name]) for region in regions]
         for index, seat in enumerate(seats):
             if presence[index] >= MIN_PRESENCE:
                 places[seat] = index

@@ -71,7 +71,7 @@ class Network:
         self._parallel: int = self._compiled[1].get_property("NUM_STREAMS")
 
     def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Run on images (n, height, width, 3) uint8 BGR, n >= 1; outputs (n, ...) in the file's order, float32 mostly."""
+        """Run on images (n, height, width, 3) uint8 BGR, n >= 1; outputs (n, ...) float32, but for `handed_over`, in the file's order."""
         running: list[ov.InferRequest] = []
         begun, used = 0, dict.fromkeys(self._requests, 0)
         for size in self._sizes(len(images)):
@@ -131,7 +131,10 @@ class SetNetwork:
 
         Args:
             crops: the inputs (n, ...) but for the last, in the file's order.
-            places: (B, V) which crop shows hand b in view v; -1 for none.
+            places: (B, V), B >= 1, which crop shows hand b in view v; -1 for none.
+
+        Raises:
+            TypeError: they are of a `Network` of another precision.
         """
         hands, views = places.shape
         self.compile(views)
@@ -141,6 +144,10 @@ class SetNetwork:
         for request, own in zip(requests, places, strict=False):
             *of_crops, there = (tensor.data for tensor in request.input_tensors)
             for values, taken in zip(crops, of_crops, strict=True):
+                if values.dtype != taken.dtype:
+                    raise TypeError(
+                        f"crops as {values.dtype} for a network that takes {taken.dtype}: of another precision"
+                    )
                 np.take(values, own, axis=0, out=taken, mode="clip")
             there[0] = np.where(own >= 0, np.arange(views), -1)
             request.start_async()

@@ -84,7 +84,7 @@ class Pipeline:
         """Of the followed hands."""
         self._gpu: GpuHaMuCoEstimator | None = None
         if bundle is not None:
-            self.estimator = on_cpu = HaMuCoEstimator(HaMuCoNetworks(bundle, views=len(rig)), self._landmarks)
+            self.estimator = on_cpu = HaMuCoEstimator(rig, HaMuCoNetworks(bundle), self._landmarks)
             if runtime != "openvino":
                 opened = partial(open_runtime, bundle, runtime, rig.cameras, max_hands)
                 self.estimator = self._gpu = GpuHaMuCoEstimator(rig, max_hands, opened, on_cpu)

@@ -29,19 +29,24 @@ def hamuco(
 
 
 def interrupted(*arguments: str, folder: Path, ready: Callable[[str], bool]) -> subprocess.CompletedProcess[str]:
-    """Start it in a folder and press Ctrl-C when it is `ready`, by what it has printed so far on either stream."""
+    """Start it in a folder and press Ctrl-C when it is `ready`, by what it has printed so far on either stream.
+
+    As a terminal does, for all of its processes.
+    """
     # A shell starts background jobs with Ctrl-C ignored, and they pass that on.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "from hamuco.app.cli import main; main()"
     printed = [folder / "stdout", folder / "stderr"]
     with printed[0].open("w") as out, printed[1].open("w") as errors:
         command = [sys.executable, "-u", "-c", code, *arguments]
-        started = subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=out, stderr=errors)
+        started = subprocess.Popen(
+            command, cwd=folder, env=clean_environment(), stdout=out, stderr=errors, start_new_session=True
+        )
         try:
             while not ready("".join(path.read_text() for path in printed)):
                 assert started.poll() is None, printed[1].read_text()
                 time.sleep(0.01)
-            started.send_signal(signal.SIGINT)
+            os.killpg(started.pid, signal.SIGINT)
             started.wait(timeout=120)
         finally:
             started.kill()

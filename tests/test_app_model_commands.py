@@ -96,7 +96,7 @@ def test_live_follows_both_hands_where_perfect_networks_see_them(bundle: Bundle)
     demo = Recorded(DEMO_CLIP)
     pipeline = Pipeline(demo.recording.rig, bundle=bundle)
     assert isinstance(pipeline.estimator, HaMuCoEstimator)
-    pipeline.estimator = perfect = TrueNetworks(HaMuCoNetworks(bundle, "f32"), LandmarkEstimator())
+    pipeline.estimator = perfect = TrueNetworks(demo.recording.rig, HaMuCoNetworks(bundle, "f32"), LandmarkEstimator())
     errors, sides = [], []
     for frame_set in decode(demo.recording, demo.sets[: 2 * SETS]):
         perfect.hands = demo.hands_at(frame_set.t_capture_ns, frame_set)

@@ -90,8 +90,8 @@ def landmarks() -> LandmarkEstimator:
 
 
 @pytest.fixture
-def on_cpu(networks: HaMuCoNetworks, landmarks: LandmarkEstimator) -> HaMuCoEstimator:
-    return HaMuCoEstimator(networks, landmarks)
+def on_cpu(filmed: Filmed, networks: HaMuCoNetworks, landmarks: LandmarkEstimator) -> HaMuCoEstimator:
+    return HaMuCoEstimator(filmed.rig, networks, landmarks)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def stand_in(tmp_path: Path) -> StandIn:
 def on_gpu(
     filmed: Filmed, hamuco_s: Bundle, networks: HaMuCoNetworks, landmarks: LandmarkEstimator, stand_in: StandIn
 ) -> Iterator[GpuHaMuCoEstimator]:
-    spare = HaMuCoEstimator(networks, landmarks)
+    spare = HaMuCoEstimator(filmed.rig, networks, landmarks)
     estimator = GpuHaMuCoEstimator(filmed.rig, 2, lambda: stand_in.open(hamuco_s, filmed.rig.cameras), spare)
     yield estimator
     estimator.close()

@@ -10,9 +10,10 @@ import torch
 from exact_hands import MODELS, joints_of, network_outputs, random_hand, regions_of
 from numpy.typing import NDArray
 
-from hamuco.engine.bundle import Bundle, BundleError
+from hamuco.engine.bundle import HAMUCO_S, Bundle, BundleError, load_bundle
 from hamuco.engine.crops import BoxRule
 from hamuco.engine.hamuco import CropHands, HaMuCoNetworks, Looks, axis_angle, rotations_from_6d
+from hamuco.engine.runtime import inference_precision
 from hamuco.engine.skinning import pose_rotations
 from hamuco.fusion.hand import Side
 from hamuco.training.networks.rotations import rotation_6d_to_matrix
@@ -26,9 +27,9 @@ def networks(bundle: Bundle) -> HaMuCoNetworks:
     return HaMuCoNetworks(bundle, "f32")
 
 
-def _crops(count: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def _crops(count: int, size: int = 64) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     rng = np.random.default_rng(count)
-    return rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), rng.uniform(0.1, 0.3, count)
+    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8), rng.uniform(0.1, 0.3, count)
 
 
 def _assert_same(one: CropHands, other: CropHands) -> None:
@@ -117,3 +118,23 @@ def test_bfloat16_is_another_rounding_of_the_same(bundle: Bundle, networks: HaMu
     # 8 bits, 0.4 %, per layer, through some 50 layers: 3 % of a hand of 0.1 m in the mean, and as much again for the
     # exponential functions of the locator. The processor may not have it.
     assert np.abs(fast.hands.joints - exact.hands.joints).mean() < 0.006
+
+
+@pytest.mark.skipif(inference_precision() != "bf16", reason="the processor does not compute in bfloat16")
+def test_maps_reach_the_interaction_network_as_they_were_computed() -> None:
+    """Of trained networks: untrained ones magnify what was rounded."""
+    bundle = load_bundle(HAMUCO_S)
+    crops, half_angle = _crops(4, bundle.card.image_size)
+    places = np.arange(4)[None]
+    exact, fast = HaMuCoNetworks(bundle, "f32"), HaMuCoNetworks(bundle, "bf16")
+    looks = exact.look(crops, half_angle), fast.look(crops, half_angle)
+    differ = [np.abs(one - other).mean() for one, other in (
+        (looks[0].hands.joints, looks[1].hands.joints),
+        (exact.refine(looks[0], places).joints, fast.refine(looks[1], places).joints),
+    )]  # fmt: skip
+    # Rounding moves the joints of both by as much; maps that were taken for other numbers move them by a centimetre.
+    assert differ[1] < max(3 * differ[0], 0.001)
+    with pytest.raises(TypeError, match="of another precision"):
+        fast.refine(looks[0], places)
+    with pytest.raises(TypeError, match="of another precision"):
+        exact.refine(looks[1], places)

@@ -10,7 +10,10 @@ import pytest
 from exact_hands import joints_of, network_outputs, random_hand, regions_of
 from rigs import ring_rig
 
+from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import Frame, FrameSet
+from hamuco.capture.recording import Recording
+from hamuco.engine import runtime
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.crops import CropCamera
 from hamuco.engine.hamuco import HaMuCoNetworks
@@ -30,7 +33,7 @@ def networks(bundle: Bundle) -> HaMuCoNetworks:
 
 @pytest.fixture
 def estimator(networks: HaMuCoNetworks) -> HaMuCoEstimator:
-    return HaMuCoEstimator(networks, LandmarkEstimator())
+    return HaMuCoEstimator(Recording.open(DEMO_CLIP).rig, networks, LandmarkEstimator())
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +86,11 @@ def test_a_left_hand_is_a_right_one_in_a_mirror(networks: HaMuCoNetworks) -> Non
         for one in rights
     ]
     crops = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    frame_set = _grey(ring_rig(4).names)
+    rig = ring_rig(4)
     landmarks = LandmarkEstimator()
-    seen, mirrored = (HaMuCoEstimator(networks, landmarks)(frame_set, regions, crops) for regions in (rights, lefts))
+    seen, mirrored = (
+        HaMuCoEstimator(rig, networks, landmarks)(_grey(rig.names), regions, crops) for regions in (rights, lefts)
+    )
     for one, other in zip(seen, mirrored, strict=True):
         np.testing.assert_allclose(other.rays, one.rays * mirror[:3], rtol=0, atol=1e-12)
 
@@ -129,7 +134,7 @@ def test_a_region_without_a_hand_is_found_out_and_shown_to_no_other_view(
     assert views[0].presence < 0.5
     assert sum(view.presence > 0.5 for view in views[1:]) >= 2
     seeing = [region for region, view in zip(own, views, strict=True) if view.presence > 0.5]
-    fresh = HaMuCoEstimator(networks, LandmarkEstimator())
+    fresh = HaMuCoEstimator(Recording.open(DEMO_CLIP).rig, networks, LandmarkEstimator())
     alone = fresh(empty, seeing, fresh.crop(empty, seeing))
     rays = [view.rays for view in views if view.presence > 0.5]
     np.testing.assert_allclose(rays, [view.rays for view in alone], rtol=0, atol=2e-5)  # single precision
@@ -146,3 +151,23 @@ def test_no_region_is_no_work_and_what_is_gone_is_forgotten(
     left = [region for region in regions if region.track_id == 1]
     estimator(frame_set, left, estimator.crop(frame_set, left))
     assert [known < 1 for known in estimator.checks.known(regions)] == [region in left for region in regions]
+
+
+def test_a_camera_without_a_frame_costs_no_compilation_and_changes_nothing_for_the_others(
+    networks: HaMuCoNetworks,
+    estimator: HaMuCoEstimator,
+    filmed: tuple[FrameSet, list[Region]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame_set, regions = filmed
+    gone = next(iter(frame_set.frames))
+    frames = {name: frame for name, frame in frame_set.frames.items() if name != gone}
+    rest = [region for region in regions if region.camera.name != gone]
+    three = FrameSet(0, frames)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "compiled", lambda *of: pytest.fail("compiled in mid-run"))
+        views = estimator(three, rest, estimator.crop(three, rest))
+    alone = HaMuCoEstimator(Rig(tuple(region.camera for region in rest[::2])), networks, LandmarkEstimator())
+    others = alone(three, rest, alone.crop(three, rest))
+    # Single precision, in another order: see test_a_region_without_a_hand_is_found_out_and_shown_to_no_other_view.
+    np.testing.assert_allclose([one.rays for one in views], [one.rays for one in others], rtol=0, atol=2e-5)

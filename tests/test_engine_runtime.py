@@ -35,6 +35,30 @@ def test_images_run_together_as_they_run_alone(images: int) -> None:
     np.testing.assert_array_equal(kept[0], network(crops)[0])
 
 
+_POLICIES = """
+import os, sys
+import numpy as np
+from hamuco.engine.bundle import HAMUCO_S
+from hamuco.engine.runtime import Network
+
+def refuse(*arguments):
+    raise PermissionError(1, "Operation not permitted")
+
+if sys.argv[1] == "forbidden":
+    os.sched_setscheduler = refuse
+Network(HAMUCO_S / "estimator.onnx")(np.zeros((2, 128, 128, 3), np.uint8))
+threads = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+print(os.SCHED_BATCH in threads, os.sched_getscheduler(0) == os.SCHED_OTHER)
+"""
+
+
+@pytest.mark.parametrize(("what", "batch"), [("allowed", True), ("forbidden", False)])
+def test_threads_wait_their_turn_where_that_is_allowed(what: str, batch: bool) -> None:
+    """In a process of its own: OpenVINO lets threads of an earlier network go on with the next one."""
+    result = subprocess.run([sys.executable, "-c", _POLICIES, what], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [str(batch), "True"]
+
+
 # Stands in every process that is started below: as if OpenVINO were not installed.
 _WITHOUT = "import sys; sys.modules['openvino'] = None; "
 

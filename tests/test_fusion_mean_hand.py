@@ -15,7 +15,7 @@ from hamuco.engine.hand_model import mirror_axis_angle
 from hamuco.engine.skinning import pose_rotations
 from hamuco.engine.view_hand import Region
 from hamuco.fusion.hand import HandParameters, Side
-from hamuco.fusion.mean_hand import mean_hand
+from hamuco.fusion.mean_hand import mean_hand, mean_hands
 
 # Sums of a few dozen terms of about 1 in double precision, and a linear system with a condition of some 1e4.
 EXACT = 1e-9
@@ -94,3 +94,17 @@ def test_views_that_say_nothing_of_a_place_make_no_hand() -> None:
     regions = regions_of(random_hand(6), "right")
     nowhere = _seen(random_hand(6), regions)
     assert mean_hand(MODELS["right"], replace(nowhere, pixels=np.full((4, 21, 2), np.nan)), regions) is None
+
+
+def test_several_hands_are_fused_as_each_by_itself() -> None:
+    hands = [random_hand(6), random_hand(7), random_hand(8)]
+    regions = [regions_of(hands[0], "right"), regions_of(hands[1], "left"), regions_of(hands[2], "right")]
+    seen = [_seen(hand, own) for hand, own in zip(hands, regions, strict=True)]
+    seen[2] = replace(seen[2], pixels=np.full_like(seen[2].pixels, np.nan))  # nobody knows where
+    one, other, lost = mean_hands(MODELS["right"], CropHands.stack(seen), regions)
+    assert lost is None
+    for fused, number in ((one, 0), (other, 1)):
+        assert fused is not None
+        alone = _fused(seen[number], regions[number])
+        for field in fields(alone):
+            np.testing.assert_allclose(getattr(fused, field.name), getattr(alone, field.name), rtol=0, atol=EXACT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from types import FrameType
 
 @contextmanager
 def postponed_interruption(postpone: bool) -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C interrupts nothing: what this gives is true from then on. A second one does, at once.
+    """Inside, the first Ctrl-C only makes what this gives true, and says so on stderr. A second one interrupts at once.
+
+    Outside the main thread, which alone is told of signals, nothing is postponed.
 
     Args:
         postpone: False for one of several processes, which wait for each other in the middle of a step: it is interrupted
-            as ever. Threads are too, as signals reach the main one only.
+            as ever.
     """
     pressed = False
     usual = signal.getsignal(signal.SIGINT)
@@ -23,6 +26,7 @@ def postponed_interruption(postpone: bool) -> Iterator[Callable[[], bool]]:
     def press(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
+        os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")  # print might be in the middle of a line
         signal.signal(signal.SIGINT, usual)
 
     if not postpone or not callable(usual) or threading.current_thread() is not threading.main_thread():

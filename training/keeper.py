@@ -75,7 +75,9 @@ class Keeper:
             self._tell(_line(0, config.steps, figures))
         self._since = perf_counter()  # the first row's rate counts from here
 
-    def after_step(self, done: int, losses: dict[str, float], crops: int, state: Callable[[], Checkpoint]) -> None:
+    def after_step(
+        self, done: int, losses: dict[str, float], crops: int, state: Callable[[], Checkpoint], stop: Callable[[], bool]
+    ) -> bool:
         """Keep what is due.
 
         Args:
@@ -83,6 +85,10 @@ class Keeper:
             losses: of the last one, by their names.
             crops: how many went into it.
             state: of the training, all but its best figure.
+            stop: whether the training is to end before its last step.
+
+        Returns:
+            Whether it is; everything is saved then.
         """
         config, last = self._config, done == self._config.steps
         for name, value in losses.items():
@@ -106,18 +112,16 @@ class Keeper:
             self._tell(_line(done, config.steps, row) + (", the best so far" if best else ""))
             self._sums.clear()
             self._steps, self._crops, self._since = 0, 0, perf_counter()
-        if best or last or done % config.run.checkpoint_every == 0:
+        stopping = not last and stop()
+        if best or last or stopping or done % config.run.checkpoint_every == 0:
             began = perf_counter()
-            self.save(state(), best)
+            checkpoint = replace(state(), best=self._best)
+            if best:  # first: a training that goes on from LAST takes its best figure for saved
+                save_checkpoint(self._out / BEST, checkpoint)
+            save_checkpoint(self._out / LAST, checkpoint)
+            draw_curves(self._out)
             self._since += perf_counter() - began
-
-    def save(self, checkpoint: Checkpoint, best: bool = False) -> None:
-        """Save the training, and as the best network if it is that; its best figure is filled in."""
-        whole = replace(checkpoint, best=self._best)
-        if best:  # first: a training that goes on from LAST takes its best figure for saved
-            save_checkpoint(self._out / BEST, whole)
-        save_checkpoint(self._out / LAST, whole)
-        draw_curves(self._out)
+        return stopping
 
     def close(self) -> None:
         if self._log is not None:

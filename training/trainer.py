@@ -38,6 +38,7 @@ from hamuco.training.networks import backbones
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.processes import Process, this_process
 from hamuco.training.sources import Progress, check, prepare
+from hamuco.training.synthetic.crop_stream import CropWorkerError
 from hamuco.training.weights import Weights, take_weights, weights_of
 
 BAD_BATCH = "bad_batch-{}.pt"
@@ -61,7 +62,7 @@ def train(
     progress: Progress = lambda what, done, total: None,
     tell: Tell = lambda line: None,
 ) -> None:
-    """Train a network. Under torchrun, every process calls this. Ctrl-C saves after the step that is being made.
+    """Train a network. Under torchrun, every process calls this; of one, Ctrl-C saves after the step that is being made.
 
     Args:
         config: what to do.
@@ -138,7 +139,12 @@ def train(
         interrupted = stack.enter_context(postponed_interruption(here.ranks == 1))
         skipped = 0
         for step in range(first, config.steps):
-            batch = to_device(next(feed), here.device)
+            try:
+                batch = to_device(next(feed), here.device)
+            except CropWorkerError:
+                if interrupted():  # Ctrl-C reaches workers, too, and ends one that has not begun yet
+                    raise KeyboardInterrupt from None
+                raise
             torch.manual_seed(_seed(config.seed, here.rank, step))
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step)
@@ -160,11 +166,9 @@ def train(
                 )
             scaler.step(optimizer)
             scaler.update()
-            if keeper:
-                keeper.after_step(step + 1, numbers, here.ranks * int(batch.views.valid.sum()), state)
-                if interrupted():
-                    keeper.save(state())
-                    raise KeyboardInterrupt
+            crops = here.ranks * int(batch.views.valid.sum())
+            if keeper and keeper.after_step(step + 1, numbers, crops, state, interrupted):
+                raise KeyboardInterrupt
         if keeper and refine:
             reached = out / (BEST if (out / BEST).is_file() else LAST)
             tell(f"{config.steps} steps done. Next: hamuco export {reached} BUNDLE")
