@@ -26,10 +26,17 @@ from hamuco.fusion.pipeline import Pipeline
 from hamuco.training.accuracy_plots import PlotError, draw_plots
 from hamuco.training.datasets.footage import decode
 from hamuco.training.datasets.recorded import Recorded
-from hamuco.training.datasets.sample import Dataset
-from hamuco.training.evaluation import Evaluation, LandmarkObserver, Progress, evaluate, seen_by, view_subsets
-from hamuco.training.hamuco_methods import HaMuCoMethods
-from hamuco.training.leave_one_out import check_cameras, leave_one_out
+from hamuco.training.evaluation import (
+    Evaluation,
+    EvaluationError,
+    LandmarkObserver,
+    Progress,
+    evaluate,
+    possible_views,
+    seen_by,
+)
+from hamuco.training.hamuco_methods import HaMuCo, HaMuCoMethods
+from hamuco.training.leave_one_out import LeaveOneOutError, check_cameras, leave_one_out
 from hamuco.training.methods import Method, default_methods
 from hamuco.training.synthetic.truth import TRUTH_FILE
 from hamuco.training.tally import METRIC, PROTOCOLS, Estimate, Scores, Tally, TruePose
@@ -90,7 +97,8 @@ def bench_accuracy(
         progress: makes a progress bar of a name.
 
     Raises:
-        ValueError: nothing to measure, an unknown name, or data that cannot be measured; the message says which.
+        ValueError: nothing to measure, an unknown name, or data that cannot be measured; the message says which. What is
+            only seen while measuring is said of the data that it is true of, and raised when all else is saved.
         OSError: a file cannot be read or written.
     """
     protocol = PROTOCOLS[options.protocol or METRIC.name]
@@ -101,9 +109,12 @@ def bench_accuracy(
     say = partial(console.print, highlight=False, markup=False)
     if (unused := options.for_truth) and all(isinstance(one, Recording) for one in opened):
         say(f"not used, for lack of truth: {', '.join(unused)}")
+    least = [*(method.min_views for method in default_methods()), *([HaMuCo.min_views] if options.model else [])]
     for dataset in opened:
-        if options.views is not None and not isinstance(dataset, Recording):
-            _check_views(dataset, options.views, 2 if options.model is None else 1, say)
+        if options.views is None or isinstance(dataset, Recording):
+            continue
+        if (sample := next((one for one in dataset if one.hands), None)) is not None:  # else `evaluate` says so
+            possible_views(dataset, sample, min(least), options.views, say)
     bundle = None if options.model is None else options.model()
     _make_folder(options.out)
     observer = LandmarkObserver()
@@ -115,24 +126,34 @@ def bench_accuracy(
     def make_methods() -> list[Method]:
         return [*default_methods(), *(trained() if trained is not None else ())]
 
-    evaluations, left_out = [], []
+    evaluations, left_out, failed = [], [], []
     for dataset in opened:
-        if isinstance(dataset, Recording):
-            with progress(f"{dataset.path.resolve().name}, one view left out") as tell:
-                left_out.append(leave_one_out(dataset, make_methods, options.limit, tell))
-            continue
-        with progress(dataset.name) as tell:
-            evaluation = evaluate(dataset, observer, make_methods, protocol, options.limit, tell, options.views)
-        if options.live is not False and isinstance(dataset, Recorded):
-            live = _live_scores(dataset, evaluation, bundle, options.limit, progress)
-            evaluation = replace(evaluation, scores={**evaluation.scores, **live})
-        evaluations.append(evaluation)
+        name = dataset.path.resolve().name if isinstance(dataset, Recording) else dataset.name
+        try:
+            if isinstance(dataset, Recording):
+                with progress(f"{name}, one view left out") as tell:
+                    left_out.append(leave_one_out(dataset, make_methods, options.limit, tell))
+                continue
+            with progress(name) as tell:
+                evaluation = evaluate(dataset, observer, make_methods, protocol, options.limit, tell, options.views)
+            if options.live is not False and isinstance(dataset, Recorded):
+                live = _live_scores(dataset, evaluation, bundle, options.limit, progress)
+                evaluation = replace(evaluation, scores={**evaluation.scores, **live})
+            evaluations.append(evaluation)
+        except (EvaluationError, LeaveOneOutError) as error:
+            if len(opened) == 1:
+                raise
+            say(str(error))
+            failed.append(name)
     run = Run(tuple(evaluations), machine_name(), runtime, tuple(left_out))
-    print_run(run, console)
-    for one in run.left_out:
-        print_left_out(one, console)
-    files = _save(run, options.out, say)
-    say(f"saved in {options.out}: {', '.join(files)}")
+    if len(failed) < len(opened):
+        print_run(run, console)
+        for one in run.left_out:
+            print_left_out(one, console)
+        files = _save(run, options.out, say)
+        say(f"saved in {options.out}: {', '.join(files)}")
+    if failed:
+        raise ValueError(f"not measured, for what is said above: {', '.join(failed)}")
     return run
 
 
@@ -160,25 +181,6 @@ def _open_recording(path: Path) -> Recorded | Recording:
     recording = Recording.open(path)
     check_cameras(recording)
     return recording
-
-
-def _check_views(dataset: Dataset, wanted: Sequence[int], minimum: int, say: Callable[[str], None]) -> None:
-    """Say which numbers of views a data set cannot be measured with. Raises ValueError where that is all of them."""
-    sample = next((one for one in dataset if one.hands), None)
-    if sample is None:
-        return  # `evaluate` says that there is no hand
-    centre = np.nanmean([hand.joints for hand in sample.hands], axis=(0, 1))
-    possible = view_subsets(sample.cameras, centre, minimum)
-    absent = [views for views in wanted if views not in possible]
-    if not possible or not absent:
-        return  # `evaluate` says that there are too few cameras
-    told = (
-        f"{dataset.name} is not measured with {' or '.join(map(str, absent))} views: of its {len(sample.cameras)} "
-        f"cameras, choose {', '.join(map(str, possible))}"
-    )
-    if len(absent) == len(wanted):
-        raise ValueError(told)
-    say(told)
 
 
 def _make_folder(path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hamuco.app.offline import progress_bar, saying_so
 from hamuco.capture.recording import Recording
+
+if TYPE_CHECKING:
+    from hamuco.training.config import TrainConfig
 
 
 def label(
@@ -91,12 +95,13 @@ def train(
 ) -> None:
     """Train the networks. Needs PyTorch, which is among what the extra named train installs.
 
-    The folder gets last.pt (a checkpoint; with a validation, best.pt too), log.csv and curves.png, and config.toml. Ctrl-C
-    saves after the step that is being made (a second one stops at once), and --resume goes on as if nothing had happened.
-    Losses in log.csv are means over the steps since the row before; in the first row after --resume, since that.
+    The folder gets last.pt (a checkpoint; with a validation, best.pt too), log.csv and curves.png, and config.toml. With
+    --resume a training goes on from last.pt as if nothing had happened. Ctrl-C saves one after the step that is being made
+    (a second one stops at once); under torchrun, and before the first step, it only stops. Losses in log.csv are means over
+    the steps since the row before; in the first row after --resume, since that.
 
     With --set rounds=3 the network relabels its recordings after a round and learns from that in the next, in folders
-    round-1 and so on: an experiment that nobody has measured yet.
+    round-1 and so on: an experiment that nobody has measured yet. It goes on by the config.toml beside these.
 
     Examples:
 
@@ -115,7 +120,6 @@ def train(
 
         from torch import OutOfMemoryError
 
-        from hamuco.training.checkpoint import load_checkpoint
         from hamuco.training.config import config_from
         from hamuco.training.rounds import train_rounds
     except ModuleNotFoundError as error:
@@ -127,13 +131,8 @@ def train(
         with _training_bar() as progress:
             train_rounds(chosen, out, resume, progress, typer.echo)
     except KeyboardInterrupt:
-        kept = max(out.glob("**/last.pt"), key=lambda path: path.stat().st_mtime, default=None)
-        typer.echo(
-            f"interrupted: with --resume it goes on after step {load_checkpoint(kept).step} of {chosen.steps}, from {kept}"
-            if kept
-            else "interrupted before anything was learned",
-            err=True,
-        )
+        if os.environ.get("RANK", "0") == "0":  # of several processes, under torchrun
+            typer.echo(f"interrupted: {_how_to_go_on(chosen, out)}", err=True)
         raise
     except ModuleNotFoundError as error:  # of what only some backbones need
         raise OSError(str(error)) from error
@@ -145,15 +144,41 @@ def train(
         ) from error
 
 
+def _how_to_go_on(config: TrainConfig, out: Path) -> str:
+    from hamuco.training.checkpoint import load_checkpoint
+    from hamuco.training.keeper import LAST
+
+    kept = max(out.glob(f"**/{LAST}"), key=lambda path: path.stat().st_mtime, default=None)
+    if kept is None:
+        return (
+            f"nothing was saved yet; checkpoints come every {config.run.checkpoint_every} steps (run.checkpoint_every)"
+        )
+    try:
+        return f"with --resume it goes on after step {load_checkpoint(kept).step} of {config.steps}, from {kept}"
+    except (ValueError, OSError):
+        return f"the last checkpoint is {kept}"
+
+
 def _folder_of(config: Path, rounds: int) -> Path:
-    """Of the training that wrote it; else one with its name."""
+    """Of the training that wrote it; else one with its name.
+
+    Raises:
+        ValueError: several rounds are wanted, and it is of one, whose sources are not those of the first.
+    """
     from hamuco.training.curves import LOG
     from hamuco.training.keeper import CONFIG, LAST
 
     folder = config.parent
-    if config.name != CONFIG or not any((folder / name).is_file() for name in (LAST, LOG)):
+    of_rounds = (folder / "round-1").exists()
+    of_one = any((folder / name).exists() for name in (LAST, LOG, "crops"))  # which are cut before there is a log
+    if config.name != CONFIG or not (of_rounds or of_one):
         return Path("runs") / config.stem
-    return folder if rounds == 1 else folder / ".."  # that of a round lies in the training's
+    if rounds > 1 and not of_rounds:
+        raise ValueError(
+            f"{config} is of one round, not of a whole training of {rounds}: go on with {folder.parent / CONFIG}, or train "
+            "anew in another folder, with --out"
+        )
+    return folder
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
@@ -35,6 +37,8 @@ from hamuco.engine.tensorrt_engine import BuildError, Shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_log = logging.getLogger(__name__)
 
 Compare = Callable[[bytes, bytes], Parity | str]
 """Called with the engines of the estimator and of the interaction network: their parity, or why there is none."""
@@ -98,12 +102,7 @@ class OnnxRoute:
         known = timings.read_bytes() if timings.is_file() else b""
         engine, measured = self._builder.build(graph.SerializeToString(), shapes(graph, profile), progress, known)
         if measured:
-            try:
-                timings.parent.mkdir(parents=True, exist_ok=True)
-                timings.write_bytes(measured)
-            except OSError as error:
-                timings.unlink(missing_ok=True)
-                raise _unwritable(timings, error, len(measured)) from error
+            _keep_timings(timings, measured)
         return engine
 
 
@@ -169,7 +168,11 @@ def build_plan(
             (folder / INTERACTION).write_bytes(engines[1])
             write_plan(card, folder)
     except OSError as error:
-        raise _unwritable(path, error, sum(map(len, engines))) from error
+        left = "what was there before is whole" if path.exists() else "nothing is there"
+        raise OSError(
+            f"{path} cannot be written ({error.strerror or error}; {sum(map(len, engines)) / 1e6:.1f} MB): {left}; make "
+            "room on that disk and build again"
+        ) from error
     return read_plan(path)
 
 
@@ -201,12 +204,21 @@ def _card(bundle: Bundle, route: Route, precision: Precision, profile: Profile) 
     return PlanCard(bundle.card.name, model, route.platform, precision, profile, 0.0, NOT_COMPARED, route.name)
 
 
-def _unwritable(path: Path, error: OSError, size: int) -> OSError:
-    left = "what was there before is whole" if path.exists() else "nothing is there"
-    return OSError(
-        f"{path} cannot be written ({error.strerror or error}; {size / 1e6:.1f} MB): {left}; make room on that disk and "
-        "build again"
-    )
+def _keep_timings(timings: Path, measured: bytes) -> None:
+    """For the next build: whole, or as they were. Not worth an engine that took minutes."""
+    try:
+        timings.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=timings.parent) as folder:
+            new = Path(folder) / timings.name
+            new.write_bytes(measured)
+            new.replace(timings)
+    except OSError as error:
+        _log.warning(
+            "what TensorRT measured cannot be kept in %s (%s; %.1f MB): the next build will take longer",
+            timings,
+            error.strerror or error,
+            len(measured) / 1e6,
+        )
 
 
 def _timings_path(folder: Path, platform: Platform) -> Path:

@@ -192,8 +192,9 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
         OSError: a file cannot be read.
     """
     platform, model = wanted.platform, model_hash(bundle)
-    chosen = () if set(platform.architectures) <= set(RTX_ARCHITECTURES) else platform.architectures
-    command = build_command(bundle, platform.runtime, wanted.precision or "fp16", _profile_for(wanted), chosen)
+    built_for = platform.runtime == "tensorrt" or set(platform.architectures) <= set(RTX_ARCHITECTURES)
+    runtime: RuntimeName = platform.runtime if built_for else "tensorrt"
+    command = build_command(bundle, runtime, wanted.precision or "fp16", _profile_for(wanted))
     plans, damaged = [], []
     for folder in (bundle.path / "engines", _cached_engines(bundle)):
         for path in sorted(folder.glob(f"*/{CARD}")):
@@ -209,6 +210,11 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
         )
         check_files(plan, bundle)
         return plan
+    if not built_for:
+        gpu = f"{platform.device} ({', '.join(platform.architectures)})"
+        raise PlanError(
+            f"{platform.runtime} does not build for {gpu}, take --runtime {runtime}. Build its engine: {command}"
+        )
     if damaged:
         raise PlanError(damaged[0])
     if not plans:

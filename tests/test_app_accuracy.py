@@ -254,6 +254,26 @@ def test_what_cannot_be_left_out_or_chosen_is_said_before_anything_is_measured(g
     assert list(options.out.iterdir()) == []
 
 
+def test_what_could_be_measured_is_saved_where_the_rest_could_not(grey: Path, unknown: Path, tmp_path: Path) -> None:
+    unseen, empty = (write_recording(tmp_path / name, 2, cameras=3, truth=False) for name in ("unseen", "empty"))
+    printed = Console(width=300, record=True, file=(tmp_path / "printed").open("w"))
+    options = AccuracyOptions(tmp_path / "out", live=False, limit=3)
+    with pytest.raises(ValueError, match=r"^not measured, for what is said above: unseen, empty$"):
+        bench_accuracy([unknown, unseen, grey, empty], [], options, printed, bar)
+    printed.file.close()
+    text = printed.export_text()
+    for path in (unseen, empty):
+        assert f"{path} has no truth, and no hand that 3 of its 3 cameras see at once" in text
+    assert "saved in" in text
+    (stored,) = json.loads((options.out / "leave_one_out.json").read_text())["recordings"]
+    assert stored["name"] == "unknown"
+    (stored,) = json.loads((options.out / "accuracy.json").read_text())["datasets"]
+    assert stored["name"] == "grey"
+    with pytest.raises(ValueError, match=r"^not measured, for what is said above: unseen, empty$"):
+        bench_accuracy([unseen, empty], [], replace(options, out=tmp_path / "none"), console(), bar)
+    assert list((tmp_path / "none").iterdir()) == []
+
+
 def test_a_camera_that_saw_no_hand_has_no_figure(tmp_path: Path) -> None:
     one = LeftOut("clip", ("a", "b"), 1, 1, np.array([0]), {"DLT": np.full((1, 21), 3.0)})
     save_left_out([one], "a machine", "a runtime", tmp_path)

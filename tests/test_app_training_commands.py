@@ -11,11 +11,13 @@ from command_line import hamuco, interrupted, one_line
 from small_training import small_config, write_drawn_hands
 
 from hamuco.app.offline import DEMO_CLIP
-from hamuco.app.training_commands import _folder_of
+from hamuco.app.training_commands import _folder_of, _how_to_go_on
 from hamuco.training.checkpoint import load_checkpoint
-from hamuco.training.config import config_text
+from hamuco.training.config import config_from, config_text
+from hamuco.training.config_file import read_values
 from hamuco.training.curves import LOG, read_log
-from hamuco.training.keeper import LAST
+from hamuco.training.keeper import CONFIG, LAST
+from hamuco.training.rounds import train_rounds
 
 
 def test_a_training_is_started_and_goes_on(tmp_path: Path) -> None:
@@ -38,11 +40,74 @@ def test_a_training_is_started_and_goes_on(tmp_path: Path) -> None:
 def test_only_the_config_of_a_training_has_a_folder(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     assert _folder_of(config, 1) == Path("runs/config")
-    (tmp_path / LOG).touch()
-    assert _folder_of(config, 1) == tmp_path
-    assert _folder_of(config, 3).resolve() == tmp_path.parent
-    assert _folder_of(tmp_path / "mine.toml", 1) == Path("runs/mine")
+    # Whatever comes first: crops are cut before there is a log.
+    for made in ("crops", LOG, LAST, "round-1"):
+        (tmp_path / made).mkdir()
+        assert _folder_of(config, 1) == tmp_path
+        assert _folder_of(tmp_path / "mine.toml", 1) == Path("runs/mine")
+        (tmp_path / made).rmdir()
     assert _folder_of(Path("hamuco-s"), 1) == Path("runs/hamuco-s")
+
+
+def test_rounds_go_on_by_the_config_of_the_whole_training(tmp_path: Path) -> None:
+    write_drawn_hands(tmp_path / "hands", 4)
+    config = small_config(
+        tmp_path / "hands", rounds=2, steps=2, validation={"sources": []}, run={"checkpoint_every": 1}
+    )
+    folder = tmp_path / "runs"
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and (folder / "round-2").exists() and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_rounds(config, folder, progress=stop)
+    assert load_checkpoint(folder / "round-2" / LAST).step == 1
+    with pytest.raises(
+        ValueError, match=rf"round-2/{CONFIG} is of one round, not of .* of 2: go on with {folder}/{CONFIG}, or"
+    ):
+        _folder_of(folder / "round-2" / CONFIG, 2)
+    whole = config_from(read_values(str(folder / CONFIG)), CONFIG)
+    told: list[str] = []
+    train_rounds(whole, _folder_of(folder / CONFIG, whole.rounds), resume=True, tell=told.append)
+    assert "going on after step 1 of 2" in told
+    assert load_checkpoint(folder / "round-2" / LAST).step == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"hands", "runs"}
+    assert {path.name for path in folder.iterdir()} == {"round-1", "round-2", CONFIG}
+
+
+def test_what_an_interrupted_training_goes_on_from_is_said(tmp_path: Path) -> None:
+    config = small_config(write_drawn_hands(tmp_path / "hands", 4), validation={"sources": []})
+    assert _how_to_go_on(config, tmp_path / "out") == (
+        "nothing was saved yet; checkpoints come every 3 steps (run.checkpoint_every)"
+    )
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_rounds(config, tmp_path / "out", progress=stop)
+    last = tmp_path / "out" / LAST
+    assert _how_to_go_on(config, tmp_path / "out") == f"with --resume it goes on after step 3 of 6, from {last}"
+    last.write_bytes(last.read_bytes()[:100])
+    assert _how_to_go_on(config, tmp_path / "out") == f"the last checkpoint is {last}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_one_says_that_they_were_interrupted(
+    tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)  # as torchrun does
+    # Of so many batches it reads for minutes, before the first step.
+    config = small_config(write_drawn_hands(tmp_path / "hands", 4), validation={"batches": 100_000})
+    (tmp_path / "mine.toml").write_text(config_text(config))
+    begun = tmp_path / "runs" / "mine" / CONFIG
+    ended = interrupted("train", "mine.toml", folder=tmp_path, ready=lambda printed: begun.is_file())
+    assert ended.returncode == 130
+    said = "interrupted: nothing was saved yet; checkpoints come every 3 steps (run.checkpoint_every)"
+    assert one_line(ended.stderr) == (said if rank == "0" else "")
 
 
 def test_a_file_that_is_missing_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
@@ -98,20 +163,22 @@ def test_too_little_memory_is_said(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
     write_drawn_hands(tmp_path / "hands", 4)
-    config = small_config(Path("hands"), steps=60, validation={"sources": []}, run={"checkpoint_every": 10})
+    config = small_config(
+        Path("hands"), steps=200, validation={"sources": []}, run={"checkpoint_every": 150, "workers": 1}
+    )
     (tmp_path / "mine.toml").write_text(config_text(config))
-    ended = interrupted("train", "mine.toml", folder=tmp_path, ready=lambda printed: "step 14 of 60" in printed)
+    ended = interrupted("train", "mine.toml", folder=tmp_path, ready=lambda printed: "step 14 of 200" in printed)
     assert ended.returncode == 130
     saved = load_checkpoint(tmp_path / "runs" / "mine" / LAST).step
-    assert 14 <= saved < 30  # not only the step 10 of the last checkpoint that was due
-    assert one_line(ended.stderr) == (
-        f"interrupted: with --resume it goes on after step {saved} of 60, from runs/mine/last.pt"
+    assert 14 <= saved < 150  # no checkpoint was due
+    assert one_line(ended.stderr).endswith(
+        f"interrupted: with --resume it goes on after step {saved} of 200, from runs/mine/last.pt"
     )
     assert not list((tmp_path / "runs" / "mine").glob("*.unfinished"))
     resumed = hamuco("train", "mine.toml", "--resume", folder=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.startswith(f"going on after step {saved} of 60")
-    assert [row["step"] for row in read_log(tmp_path / "runs" / "mine" / LOG)] == list(range(2, 61, 2))
+    assert resumed.stdout.startswith(f"going on after step {saved} of 200")
+    assert [row["step"] for row in read_log(tmp_path / "runs" / "mine" / LOG)] == list(range(2, 201, 2))
 
 
 @pytest.mark.slow

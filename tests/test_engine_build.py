@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,8 +97,27 @@ def test_a_full_disk_leaves_nothing_half_written(own_bundle: Bundle) -> None:
     assert list(folder.iterdir()) == [plan.path]
 
 
-def test_a_full_disk_leaves_no_half_of_what_was_measured(own_bundle: Bundle) -> None:
-    route = OnnxRoute(Measured())  # type: ignore[arg-type]
-    with room_for(10_000), pytest.raises(OSError, match=r"A-GPU\.timings cannot be written .*nothing is there"):
-        build_plan(own_bundle, route, "fp16", PROFILE, lambda *engines: NOT_COMPARED, lambda *step: None)
-    assert list((own_bundle.path / "engines").iterdir()) == []
+def test_a_full_disk_costs_what_was_measured_but_no_engine(
+    own_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    route, folder = OnnxRoute(Measured()), own_bundle.path / "engines"  # type: ignore[arg-type]
+    timings = folder / "tensorrt-10.13-A-GPU.timings"
+
+    def build(replace: bool) -> Plan:
+        return build_plan(
+            own_bundle, route, "fp16", PROFILE, lambda *engines: NOT_COMPARED, lambda *step: None, replace
+        )
+
+    with room_for(10_000):  # enough for the engines, which took minutes: they are kept
+        plan = build(replace=False)
+    assert list(folder.iterdir()) == [plan.path]
+    said = r"what TensorRT measured cannot be kept in \S+A-GPU\.timings \(File too large; 0\.0 MB\): "
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2  # of two engines
+    assert all(re.match(said, record.getMessage()) for record in caplog.records)
+    timings.write_bytes(b"of an older build")
+    with room_for(10_000):
+        build(replace=True)
+    assert timings.read_bytes() == b"of an older build"
+    build(replace=True)
+    assert timings.read_bytes() == bytes(20_000)
+    assert sorted(folder.iterdir()) == sorted([plan.path, timings])

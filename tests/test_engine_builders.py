@@ -135,7 +135,7 @@ def test_shapes_that_contradict_the_graph_are_refused(rtx: Builder) -> None:
 def test_an_architecture_that_is_not_built_for_is_refused(rtx: Builder, architecture: str) -> None:
     with pytest.raises(
         BuildError,
-        match=rf"^tensorrt-rtx 1\.\S+ cannot build these networks for {architecture}, only for sm_80, sm_86, sm_89, sm_120",
+        match=rf"^tensorrt-rtx 1\.\S+ cannot build these networks for {architecture}, only for {', '.join(RTX_ARCHITECTURES)}$",
     ):
         Builder("tensorrt-rtx", ("sm_89", architecture))
 

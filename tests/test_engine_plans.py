@@ -138,9 +138,6 @@ def test_a_plan_that_does_not_fit_says_why_and_what_to_do(
 
 
 def test_a_command_names_architectures_that_are_not_built_for_by_themselves(opened: Bundle) -> None:
-    new = Wanted(replace(HERE, architectures=("sm_130",)), views=4, hands=2)
-    with pytest.raises(PlanError, match=r"Build it: hamuco build \S+ --runtime tensorrt-rtx --arch sm_130 --precision"):
-        find_plan(opened, new)
     written(opened, card_of(opened)).estimator.unlink()
     with pytest.raises(PlanError, match=r"again: hamuco build .* --arch sm_86 --arch sm_89 --precision .*--replace$"):
         find_plan(opened, Wanted(HERE, views=4, hands=2))
@@ -150,6 +147,29 @@ def test_a_command_names_architectures_that_are_not_built_for_by_themselves(open
     written(opened, whole).estimator.unlink()
     with pytest.raises(PlanError, match=r"again: hamuco build \S+ --runtime tensorrt-rtx --precision .*--replace$"):
         find_plan(opened, Wanted(HERE, views=4, hands=2))
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_a_gpu_that_rtx_does_not_build_for_is_sent_to_tensorrt(opened: Bundle, architecture: str) -> None:
+    wanted = Wanted(Platform("tensorrt-rtx", "1.7", "A GPU", (architecture,)), views=4, hands=2)
+    for others in ((), ("sm_80",)):
+        for other in others:
+            written(opened, replace(card_of(opened), platform=replace(RTX, architectures=(other,))))
+        with pytest.raises(PlanError) as error:
+            find_plan(opened, wanted)
+        assert str(error.value) == (
+            f"tensorrt-rtx does not build for A GPU ({architecture}), take --runtime tensorrt. Build its engine: "
+            f"hamuco build {opened.path} --runtime tensorrt --precision fp16 --views 1:4:16 --hands 2"
+        )
+
+
+def test_a_plan_from_before_there_was_another_default_architecture_fits(opened: Bundle) -> None:
+    older = ("sm_80", "sm_86", "sm_89", "sm_120")
+    plan = written(opened, replace(card_of(opened), platform=replace(RTX, architectures=older)))
+    assert set(older) < set(RTX_ARCHITECTURES)
+    assert find_plan(opened, Wanted(HERE, views=4, hands=2)) == plan
+    with pytest.raises(PlanError, match=r"was built for sm_80, sm_86, sm_89, sm_120, this GPU is RTX 4090 \(sm_121\)"):
+        find_plan(opened, Wanted(replace(HERE, architectures=("sm_121",)), views=4, hands=2))
 
 
 def test_of_plans_that_do_not_fit_the_nearest_is_named(opened: Bundle) -> None:

@@ -208,7 +208,9 @@ def test_only_the_wanted_numbers_of_views_are_measured() -> None:
     assert set(everything.subsets) == {2, 3, 4}
     assert chosen.subsets == {views: everything.subsets[views] for views in (2, 4)}
     assert chosen.methods == everything.methods
-    with pytest.raises(EvaluationError, match="air is not measured with 5 or 8 views: choose of 2, 3, 4"):
+    with pytest.raises(
+        EvaluationError, match="air is not measured with 5 or 8 views: of its 4 cameras, choose 2, 3, 4"
+    ):
         evaluate(dataset, exact, views=[5, 8])
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from hamuco.training.augment import PLAIN, move
 from hamuco.training.batch import Batch, Views
 from hamuco.training.checkpoint import load_checkpoint
+from hamuco.training.config import config_text
 from hamuco.training.crop_set import CropSet, CropSetWriter, copy_with_labels
-from hamuco.training.keeper import LAST
+from hamuco.training.keeper import CONFIG, LAST
 from hamuco.training.loader import stack_samples
 from hamuco.training.networks.hamuco import HaMuCoOutput
 from hamuco.training.networks.parameters import project
@@ -131,6 +132,14 @@ def test_rounds_follow_each_other_and_go_on(crops: CropSet, tmp_path: Path) -> N
     first, second = (load_checkpoint(tmp_path / "whole" / f"round-{number}" / LAST) for number in (1, 2))
     assert second.config["start"]["weights"] == str(tmp_path / "whole/round-1" / LAST)
     assert second.config["sources"][0]["crops"] == str(relabelled.path)
+    assert (tmp_path / "whole" / CONFIG).read_text() == config_text(config)
+    other = replace(config, steps=5)
+    for resume, words in ((False, "has a training already"), (True, "is of another training: steps was 2 and is 5")):
+        with pytest.raises(ValueError, match=words):
+            train_rounds(other, tmp_path / "whole", resume)
+    with pytest.raises(ValueError, match="round-1 has a training of one round: choose another folder with --out"):
+        train_rounds(config, tmp_path / "whole/round-1", resume=True)
+    assert (tmp_path / "whole" / CONFIG).read_text() == config_text(config)
 
     def stop(what: str, done: int, total: int) -> None:
         if what.startswith("training") and (tmp_path / "parts/round-2").exists() and done == 2:

@@ -174,23 +174,49 @@ class _Run:
 def _start(dataset: Dataset, sample: Sample, make_methods: MakeMethods, wanted: Collection[int] | None) -> list[_Run]:
     """Fresh methods for every subset of the cameras of a sample, by number of views."""
     needed = min(method.min_views for method in make_methods())
-    subsets = view_subsets(sample.cameras, _centre(sample), needed)
-    if not subsets:
-        raise EvaluationError(
-            f"{dataset.name} has {len(sample.cameras)} camera a sample, and every method needs {needed} or more: "
-            "choose a data set with several views"
-        )
-    if wanted is not None and not subsets.keys() & set(wanted):
-        raise EvaluationError(
-            f"{dataset.name} is not measured with {' or '.join(map(str, wanted))} views: choose of "
-            f"{', '.join(map(str, subsets))}"
-        )
     return [
         _Run(cameras, tuple(method for method in make_methods() if method.min_views <= views))
-        for views, chosen in subsets.items()
-        if wanted is None or views in wanted
+        for views, chosen in possible_views(dataset, sample, needed, wanted).items()
         for cameras in chosen
     ]
+
+
+def possible_views(
+    dataset: Dataset,
+    sample: Sample,
+    min_views: int,
+    wanted: Collection[int] | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[int, tuple[tuple[str, ...], ...]]:
+    """The `view_subsets` that a data set is measured with.
+
+    Args:
+        dataset: for errors.
+        sample: its first one with a hand.
+        min_views: that some method can do with.
+        wanted: only these numbers of views; None for all.
+        say: told which of them there are not.
+
+    Raises:
+        EvaluationError: there are too few cameras, or none of the wanted numbers.
+    """
+    subsets = view_subsets(sample.cameras, _centre(sample), min_views)
+    if not subsets:
+        raise EvaluationError(
+            f"{dataset.name} has {len(sample.cameras)} camera a sample, and every method needs {min_views} or more: "
+            "choose a data set with several views"
+        )
+    if wanted is None:
+        return subsets
+    if absent := [views for views in wanted if views not in subsets]:
+        told = (
+            f"{dataset.name} is not measured with {' or '.join(map(str, absent))} views: of its {len(sample.cameras)} "
+            f"cameras, choose {', '.join(map(str, subsets))}"
+        )
+        if len(absent) == len(wanted):
+            raise EvaluationError(told)
+        say(told)
+    return {views: chosen for views, chosen in subsets.items() if views in wanted}
 
 
 def view_subsets(

@@ -3,8 +3,11 @@
 Hands are followed by the default estimator, as in live tracking, which also refines the calibration. Of every hand
 that three views or more see, each view is left out in turn: a method makes the hand from the others, its joints are
 projected into the view that was left out, and compared with what the landmark network sees there. That network has seen
-nothing of the other views, nor has a method seen this one: unlike in live reports, where refined views know of each
-other.
+nothing of the other views, nor is a method given this one: unlike in live reports, where refined views know of each
+other. Yet the crops are laid by the tracker and the calibration is refined, both by earlier sets of all views.
+
+Methods take the views for simultaneous. Their joints are moved to the moment of the left-out view by the motion that the
+tracker knows.
 
 The network's own error in the left-out view is in every figure alike, and so are offsets between calibration, cameras'
 clocks and definitions of joints. Views that the tracker refuses, because they contradict the others, are not compared.

@@ -18,17 +18,19 @@ from torch import Tensor, nn
 from hamuco.training.alignment import fused_points_in_world, ransac_centre
 from hamuco.training.augment import PLAIN, move
 from hamuco.training.batch import Batch, to_device
-from hamuco.training.config import StartConfig, TrainConfig
+from hamuco.training.checkpoint import RESUME
+from hamuco.training.config import StartConfig, TrainConfig, config_text
 from hamuco.training.crop_set import CropSet, copy_with_labels
-from hamuco.training.keeper import LAST, Tell
+from hamuco.training.keeper import CONFIG, LAST, Tell
 from hamuco.training.loader import stack_samples
 from hamuco.training.networks.hamuco import HaMuCoOutput
 from hamuco.training.networks.prediction import ROOT
 from hamuco.training.processes import this_process
 from hamuco.training.sources import Progress, SourceConfig, prepare
-from hamuco.training.trainer import train
+from hamuco.training.trainer import TrainingError, train
 from hamuco.training.validation import fused_joints
 from hamuco.training.weights import load_network
+from hamuco.training.whole_file import write_whole
 
 FloatArray = NDArray[np.float64]
 
@@ -44,16 +46,27 @@ def train_rounds(
     progress: Progress = lambda what, done, total: None,
     tell: Tell = lambda line: None,
 ) -> None:
-    """Train as `train` does, which says more; several rounds in folders OUT/round-1 and so on, each with all steps."""
+    """Train as `train` does, which says more; several rounds in folders OUT/round-1 and so on, each with all steps.
+
+    OUT/config.toml is of all rounds.
+
+    Raises:
+        TrainingError: OUT has a training of one round; and see `train`.
+    """
     if config.rounds == 1:
         train(config, out, resume, progress, tell)
         return
+    if (out / LAST).is_file():
+        raise TrainingError(f"{out} has a training of one round: choose another folder with --out")
     with this_process(config.run.device) as here:
         own = config
         for number in range(1, config.rounds + 1):
             folder = out / f"round-{number}"
             if here.first:
                 tell(f"round {number} of {config.rounds}")
+                if number > 1 or not (folder / LAST).is_file():  # else `train` has to see first that this is the same
+                    _make_folder(folder)
+                    write_whole(out / CONFIG, config_text(config).encode(), RESUME)
             train(own, folder, resume, progress, tell)
             if number < config.rounds:
                 with here.before_the_others():
@@ -63,6 +76,13 @@ def train_rounds(
                 own = replace(
                     config, sources=sources, start=start, validation=replace(config.validation, sources=measured_on)
                 )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"folder {path} cannot be made ({error.strerror}): choose another with --out") from error
 
 
 def _stored(source: SourceConfig, config: TrainConfig, folder: Path, progress: Progress) -> SourceConfig:
