@@ -191,7 +191,7 @@ def live(
         sources = tuple(
             OpenCVConfig(camera=one.name, device=_device(one), size=one.size, fourcc=_CAMERA_FORMAT) for one in rig
         )
-    with saying_so("interrupted before there was anything to track"):
+    with saying_so("interrupted"):
         run_session(
             Session(
                 rig=rig,

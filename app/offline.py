@@ -254,6 +254,7 @@ def latency(
     with ExitStack() as opened:
         for graph in graphs:
             opened.callback(graph.close)
+        opened.enter_context(saying_so("interrupted: nothing was saved"))
         rows = bench_latency(Recorded(DEMO_CLIP), [*chains, *graphs], sizes, rounds, progress_bar)
     console = Console()
     print_rows(rows, console)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import CudaError, load_driver
+from hamuco.engine.interruption import postponed_interruption
 from hamuco.engine.plans import RTX_ARCHITECTURES, Platform, RuntimeName
 from hamuco.engine.tensorrt_engine import BuildError, Context, Shape, TensorRT, one_line
 
@@ -98,7 +99,6 @@ class Builder:
             name = network.get_input(index).name
             profile.set_shape(name, *shapes[name])
         config.add_optimization_profile(profile)
-        config.progress_monitor = monitor = _monitor(trt, progress)
         if self.platform.runtime == "tensorrt-rtx":
             config.num_compute_capabilities = len(self._capabilities)
             for index, capability in enumerate(self._capabilities):
@@ -107,8 +107,11 @@ class Builder:
         else:
             # Of another version or device, or damaged, it is not taken, and the build starts without.
             config.set_timing_cache(config.create_timing_cache(timings) or config.create_timing_cache(b""), False)
-        engine = builder.build_serialized_network(network, config)
-        if monitor.interrupted:
+        # The library swallows what is raised while it calls back.
+        with postponed_interruption("stopping the build") as interrupted:
+            config.progress_monitor = monitor = _monitor(trt, progress, interrupted)
+            engine = builder.build_serialized_network(network, config)
+        if monitor.interrupted or interrupted():
             raise KeyboardInterrupt
         if engine is None:
             raise BuildError(f"{self._library.name} could not build: {self._library.log.last_error()}")
@@ -158,7 +161,7 @@ def _platform_here(runtime: RuntimeName, version: str) -> Platform:
     return Platform(runtime, version, device.name, (device.architecture,))
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
+def _monitor(trt: Any, progress: Progress, interrupted: Callable[[], bool]) -> Any:
     """Tells how far a phase is. An interruption ends the build, since no exception can pass through the library."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -175,7 +178,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
                 progress(name, step + 1, self._steps[name])
             except KeyboardInterrupt:
                 self.interrupted = True
-            return not self.interrupted
+            return not (self.interrupted or interrupted())
 
         def phase_finish(self, name: str) -> None:
             pass

@@ -258,6 +258,28 @@ def test_true_joints_that_are_other_points_are_warned_of(tmp_path: Path) -> None
         assert [line[:60] for line in told] == ["warning: loss.weights.true_joints is 0.5, and the true joint"] * warned
 
 
+def test_what_is_never_better_than_what_it_started_from_is_not_the_best(
+    trained: Path, crops: Path, tmp_path: Path
+) -> None:
+    # The first steps of AdamW move every weight by the learning rate, here about as large as they are.
+    config = small_config(crops, start={"weights": str(trained / LAST)}, steps=3, learning_rate=0.03, cosine=False)
+    told: list[str] = []
+    train(config, tmp_path, tell=told.append)
+    rows = read_log(tmp_path / LOG)
+    assert rows[-1]["fused_mpjpe_mm"] > rows[0]["fused_mpjpe_mm"]
+    assert not (tmp_path / BEST).exists()
+    assert load_checkpoint(tmp_path / LAST).best == pytest.approx(rows[0]["fused_mpjpe_mm"], rel=1e-5)
+    assert told[-1].startswith("3 steps done. None was better than the start by fused_mpjpe_mm")
+    assert not any("the best so far" in line for line in told)
+
+
+def test_figures_that_need_truth_are_not_asked_of_recordings_without(crops: Path, tmp_path: Path) -> None:
+    config = small_config(crops, validation={"sources": [{"recording": "rec"}], "best": "fused_mpjpe_mm"})
+    with pytest.raises(TrainingError, match=r'best is "fused_mpjpe_mm", which needs truth, .* choose "refined_2d"'):
+        train(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_view_is_enough(tmp_path: Path) -> None:
     crops = write_drawn_hands(tmp_path / "hands", 4, views=1)
     config = small_config(crops, steps=2, views=1, validation={"every": 2})

@@ -71,6 +71,8 @@ class Keeper:
                     f'validation.best is "{decides}", but of the validation\'s hands are known only: {known}. Choose one '
                     "of these, or sources with truth"
                 )
+            if config.start.weights is not None:  # it may never be better than that
+                self._best = figures[decides]
             self._log.write({"step": 0, **figures})
             self._tell(_line(0, config.steps, figures))
         self._since = perf_counter()  # the first row's rate counts from here

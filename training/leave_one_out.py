@@ -126,7 +126,8 @@ def leave_one_out(
     left_out: list[int] = []
     hands = 0
     pipeline = Pipeline(recording.rig)
-    planned = planned_sets(recording)[:limit]
+    everything = planned_sets(recording)
+    planned = everything[:limit]
     for number, frame_set in enumerate(decode(recording, planned)):
         result = pipeline.process(frame_set)
         images = {camera: frame.image for camera, frame in frame_set.frames.items()}
@@ -147,8 +148,12 @@ def leave_one_out(
     if not hands:
         raise LeaveOneOutError(
             f"{recording.path} has no truth, and no hand that {MIN_VIEWS} of its {len(cameras)} cameras see at once in "
-            f"{len(planned)} moments, so that none can be left out: look at what is found with hamuco live --replay "
-            f"{recording.path} --view; a wrong calibration is the usual reason"
+            + (
+                f"the first {len(planned)} of {len(everything)} moments: look at more of them"
+                if len(planned) < len(everything)
+                else f"{len(planned)} moments, so that none can be left out: look at what is found with hamuco live --replay "
+                f"{recording.path} --view; a wrong calibration is the usual reason"
+            )
         )
     stacked = {method: np.array(own) for method, own in errors.items()}
     return LeftOut(name, cameras, len(planned), hands, np.array(left_out, np.int64), stacked)

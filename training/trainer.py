@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from hamuco.engine.hand_model import load_hand_model
+from hamuco.engine.interruption import postponed_interruption
 from hamuco.training.batch import Batch, tensors, to_device
 from hamuco.training.checkpoint import (
     Checkpoint,
@@ -30,7 +31,7 @@ from hamuco.training.checkpoint import (
     written_by,
 )
 from hamuco.training.config import Precision, TrainConfig, config_values
-from hamuco.training.interruption import postponed_interruption
+from hamuco.training.curves import LOG
 from hamuco.training.keeper import BEST, LAST, Keeper, Tell
 from hamuco.training.loader import LoaderOptions, batches
 from hamuco.training.losses import losses
@@ -88,12 +89,12 @@ def train(
             checkpoint = _begin(config, out, resume, here, tell)
         if checkpoint is not None and checkpoint.step == config.steps:
             return
+        if checkpoint is None:
+            _check_what_decides(config)
         size, views = config.model.estimator.image_size, config.views
         for validation, given in ((False, config.sources), (True, config.validation.sources)):
             for source in given:
                 check(source, size, views, out, validation)
-        if checkpoint is None:
-            _check_what_decides(config)
         if here.first:
             _warn_of_other_joints(config, tell)
         _check_memory(config, here.device)
@@ -136,7 +137,7 @@ def train(
             keeper.begin(checkpoint)
         feed = stack.enter_context(closing(batches(sources, _loader_options(config, here), config.augmentation, first)))
         bad_batch = out / BAD_BATCH.format(here.rank)
-        interrupted = stack.enter_context(postponed_interruption(here.ranks == 1))
+        interrupted = stack.enter_context(postponed_interruption("saving after this step", here.ranks == 1))
         skipped = 0
         for step in range(first, config.steps):
             try:
@@ -170,8 +171,7 @@ def train(
             if keeper and keeper.after_step(step + 1, numbers, crops, state, interrupted):
                 raise KeyboardInterrupt
         if keeper and refine:
-            reached = out / (BEST if (out / BEST).is_file() else LAST)
-            tell(f"{config.steps} steps done. Next: hamuco export {reached} BUNDLE")
+            tell(f"{config.steps} steps done. {_next(config, out)}")
 
 
 def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Tell) -> Checkpoint | None:
@@ -191,9 +191,28 @@ def _begin(config: TrainConfig, out: Path, resume: bool, here: Process, tell: Te
     return checkpoint
 
 
+def _next(config: TrainConfig, out: Path) -> str:
+    if (out / BEST).is_file() or not config.validation.sources:
+        return f"Next: hamuco export {out / (BEST if (out / BEST).is_file() else LAST)} BUNDLE"
+    return (
+        f"None was better than the start by {config.validation.best}, see {out / LOG}: there is no {BEST}, and {out / LAST} is "
+        "worse than what was there before. Train for longer, or on more"
+    )
+
+
 def _check_what_decides(config: TrainConfig) -> None:
     """Said at once: before the first validation, crops may be cut for hours."""
     best = config.validation.best
+    known = "refined_2d" if config.loss.weights.refine else "single_2d"
+    if (
+        best.endswith("_mm")
+        and config.validation.sources
+        and all(source.recording and not source.truth for source in config.validation.sources)
+    ):
+        raise TrainingError(
+            f'validation.best is "{best}", which needs truth, and the validation has recordings without: choose "{known}", '
+            "with --set validation.best=..., or take their truth along with truth=true"
+        )
     if config.validation.sources and not config.loss.weights.refine and best.startswith(("refined", "fused")):
         raise TrainingError(
             f'validation.best is "{best}", but with these loss.weights the cross-view network learns nothing: choose '
