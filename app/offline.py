@@ -328,7 +328,7 @@ def saying_so(interrupted: str) -> Iterator[None]:
         raise
 
 
-class _Lines:
+class Lines:
     """Says how far it is, for logs."""
 
     def __init__(self, what: str) -> None:
@@ -347,7 +347,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, elsewhere a line now and then; call it with what is done and what there is."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(what)
+        yield Lines(what)
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hamuco.app.offline import progress_bar, saying_so
+from hamuco.app.offline import Lines, progress_bar, saying_so
 from hamuco.capture.recording import Recording
 
 if TYPE_CHECKING:
@@ -183,10 +183,19 @@ def _folder_of(config: Path, rounds: int) -> Path:
 
 @contextmanager
 def _training_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar, where there is a terminal; call it with what is done, how much of it, and how much there is."""
+    """A bar on a terminal, elsewhere a line now and then; call it with what is done, how much of it and of how much."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        lines: dict[str, Lines] = {}
+
+        def say(what: str, done: int, total: int) -> None:
+            if not what.startswith("training"):  # whose steps are told of when they are logged
+                lines.setdefault(what, Lines(what))(done, total)
+
+        yield say
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
         doing = ""
 

@@ -146,7 +146,7 @@ def prepare(
     size = round(MARGIN * image_size)
 
     def cutting(done: int, total: int) -> None:
-        progress("cutting crops", done, total)
+        progress("cutting crops" if source.synthetic is None else "rendering hands", done, total)
 
     if source.crops is not None:
         return Source(CropSet(source.crops).path, source.share)
