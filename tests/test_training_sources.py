@@ -57,7 +57,7 @@ def test_hands_can_be_rendered_once_before_the_training(tmp_path: Path) -> None:
     assert found[0].crops.parent == tmp_path / "crops"
     crops = CropSet(found[0].crops)
     assert (crops.size, crops.margin, len(crops), crops.view_count) == (96, 1.5, 2, 6)
-    assert shown == [("cutting crops", 2, 2)]
+    assert shown == [("rendering hands", 2, 2)]
     with pytest.raises(ValueError, match="samples is 0, expected 1 or more"):
         RenderConfig(samples=0)
     with pytest.raises(ValueError, match="synthetic hands with `samples`, not for synthetic"):
