@@ -170,7 +170,9 @@ def _folder_of(config: Path, rounds: int) -> Path:
 
     folder = config.parent
     of_rounds = (folder / "round-1").exists()
-    of_one = any((folder / name).exists() for name in (LAST, LOG, "crops"))  # which are cut before there is a log
+    of_one = any((folder / name).exists() for name in (LAST, LOG))
+    if config.name == CONFIG and (folder / "crops").is_dir():  # cut before there is a log; or somebody's own
+        of_one = of_one or _is_complete(config)
     if config.name != CONFIG or not (of_rounds or of_one):
         return Path("runs") / config.stem
     if rounds > 1 and not of_rounds:
@@ -179,6 +181,17 @@ def _folder_of(config: Path, rounds: int) -> Path:
             "anew in another folder, with --out"
         )
     return folder
+
+
+def _is_complete(config: Path) -> bool:
+    """As a training writes it, and hardly anybody else."""
+    from hamuco.training.config import config_text, load_config
+    from hamuco.training.config_file import ConfigError
+
+    try:
+        return config.read_text(encoding="utf-8") == config_text(load_config(str(config)))
+    except ConfigError:
+        return False
 
 
 @contextmanager

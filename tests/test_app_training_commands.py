@@ -41,11 +41,15 @@ def test_only_the_config_of_a_training_has_a_folder(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     assert _folder_of(config, 1) == Path("runs/config")
     # Whatever comes first: crops are cut before there is a log.
+    config.write_text(config_text(small_config(tmp_path / "hands")))
     for made in ("crops", LOG, LAST, "round-1"):
         (tmp_path / made).mkdir()
         assert _folder_of(config, 1) == tmp_path
         assert _folder_of(tmp_path / "mine.toml", 1) == Path("runs/mine")
         (tmp_path / made).rmdir()
+    config.write_text("steps = 3\n")  # somebody's own, beside crops of theirs
+    (tmp_path / "crops").mkdir()
+    assert _folder_of(config, 1) == Path("runs/config")
     assert _folder_of(Path("hamuco-s"), 1) == Path("runs/hamuco-s")
 
 
