@@ -71,7 +71,11 @@ class Network:
         self._parallel: int = self._compiled[1].get_property("NUM_STREAMS")
 
     def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Run on images (n, height, width, 3) uint8 BGR, n >= 1; outputs (n, ...) float32, but for `handed_over`, in the file's order."""
+        """Run on images (n, height, width, 3) uint8 BGR, n >= 1.
+
+        Returns:
+            Outputs (n, ...) in the file's order, float32 but for those that are `handed_over`.
+        """
         running: list[ov.InferRequest] = []
         begun, used = 0, dict.fromkeys(self._requests, 0)
         for size in self._sizes(len(images)):
