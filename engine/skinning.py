@@ -24,10 +24,8 @@ _Planes = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]
 _LEVELS = ((slice(1, 16, 3), slice(0, 1)), (slice(2, 16, 3), slice(1, 16, 3)), (slice(3, 16, 3), slice(2, 16, 3)))
 
 _IDENTITY = np.eye(3)
-# A vector times this is its cross product matrix, row by row.
-_CROSS = np.array(
-    [[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0, 0, 0, 0]], np.float64
-)
+# A vector (3,) times this is its cross product matrix, row-major (9,).
+SKEW = np.array([[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0, 0, 0, 0]], np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,6 +244,6 @@ def axis_angle_to_matrix(axis_angle: ArrayLike) -> FloatArray:
     half = 0.5 * np.sqrt(squared)
     ratio = np.divide(np.sin(half), half, out=np.ones_like(half), where=half > 0)
     linear, quadratic = ratio * np.cos(half), 0.5 * ratio**2  # sin(a) / a and (1 - cos(a)) / a^2, with no cancellation
-    cross = (vector @ _CROSS).reshape(*vector.shape, 3)
+    cross = (vector @ SKEW).reshape(*vector.shape, 3)
     outer = vector[..., :, None] * vector[..., None, :]
     return np.asarray((1 - quadratic * squared) * _IDENTITY + linear * cross + quadratic * outer)

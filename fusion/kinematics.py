@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hamuco.engine.hand_model import HandModel
-from hamuco.engine.skinning import landmark_anchors
+from hamuco.engine.skinning import SKEW, landmark_anchors
 
 FloatArray = NDArray[np.float64]
 
@@ -34,10 +34,9 @@ _IDENTITY = np.eye(3)
 _EPSILON = np.zeros((3, 3, 3))  # (a x b)_i = sum_jk _EPSILON[i, j, k] a_j b_k
 for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
     _EPSILON[_i, _j, _k], _EPSILON[_i, _k, _j] = 1.0, -1.0
-_SKEW = _EPSILON.transpose(1, 0, 2).reshape(3, 9).copy()  # vector (3,) -> its cross product matrix, row-major (9,)
 # The three columns of a row-major 3x3 matrix -> their three cross product matrices, stacked: (9,) -> (27,).
 _SKEW_COLUMNS = np.einsum("idk,ac->dacik", _EPSILON, np.eye(3)).reshape(9, 27).copy()
-FROM_SKEW = 0.5 * _SKEW.T  # the inverse; of any other matrix, its antisymmetric part's vector
+FROM_SKEW = 0.5 * SKEW.T  # the inverse; of any other matrix, its antisymmetric part's vector
 _TRANSLATION_ROWS = np.repeat(np.eye(3), 21, axis=1)[None]  # (1, 3, 63)
 
 
@@ -185,7 +184,7 @@ def rotation_and_tangent(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
     sine = np.sin(angle) / angle
     half = np.sin(0.5 * angle) / angle
     versine = 2.0 * half * half  # (1 - cos) / angle^2 without cancellation
-    skew = (vectors @ _SKEW).reshape(*vectors.shape, 3)
+    skew = (vectors @ SKEW).reshape(*vectors.shape, 3)
     outer = vectors[..., :, None] * vectors[..., None, :]
     rotation = (1.0 - versine * squared) * _IDENTITY + sine * skew + versine * outer
     # The last factor cancels for tiny angles, where the outer product it scales is smaller than rounding.
