@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,8 @@ def main() -> None:
     """Entry point: expected errors become one line and exit code 1, wrong usage exit code 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("hamuco").setLevel(logging.INFO)
+    # A service or a job that is stopped ends as if its user had pressed Ctrl-C: it saves and reports.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from hamuco.capture.grabber import CameraEvent, Grabbers
 from hamuco.capture.replay import Pace
 from hamuco.capture.source import SourceConfig
 from hamuco.capture.synchronizer import Synchronizer
+from hamuco.engine.interruption import postponed_interruption
 from hamuco.fusion.pipeline import Pipeline, Result
 from hamuco.streaming.publisher import Publisher
 
@@ -88,19 +89,21 @@ class LiveRun:
     def run(self, watch: Callable[[Status], None]) -> None:
         """Run to the end or to Ctrl-C; `watch` is called after every set.
 
+        Ctrl-C ends it once the sets at hand are done; a second one stops at once.
+
         Raises:
             SourceError: a camera does not open.
+            KeyboardInterrupt: Ctrl-C was pressed before the cameras were open, or twice.
         """
-        with Grabbers(self._sources) as grabbers:
+        with Grabbers(self._sources) as grabbers, postponed_interruption(None) as interrupted:
             self.process_ids = grabbers.process_ids
             start = time.monotonic()
             try:
-                while grabbers.active:
+                while grabbers.active and not interrupted():
                     for frame_set in self._receive(grabbers):
                         watch(self._process(grabbers, frame_set))
-            except KeyboardInterrupt:
-                self.interrupted = True
             finally:
+                self.interrupted = interrupted()
                 self._seconds = time.monotonic() - start
                 self._count_cameras(grabbers)
 

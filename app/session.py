@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -12,8 +11,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 from rich.live import Live
@@ -80,7 +77,6 @@ def run_session(session: Session) -> None:
     if session.report is not None and not session.report.parent.is_dir():
         raise ValueError(f"cannot write the report to {session.report}: there is no folder {session.report.parent}")
     console = Console(stderr=True, markup=False)  # brackets in names and addresses are themselves
-    signal.signal(signal.SIGTERM, _interrupt)  # a service that is stopped ends like one whose user presses Ctrl-C
     with ExitStack() as stack:
         model = load_hand_model() if session.bundle is None else session.bundle.hand
         monitor = _monitor(session.truth, model, session.sources) if session.truth is not None else None
@@ -136,10 +132,6 @@ def _monitor(truth: Truth, model: HandModel, sources: Sequence[SourceConfig]) ->
     if not first:
         raise ValueError("truth goes with the recording that it belongs to; cameras have none")
     return TruthMonitor(truth, model, first[0])
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 class _Watch:

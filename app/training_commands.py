@@ -96,8 +96,8 @@ def train(
     """Train the networks. Needs PyTorch, which is among what the extra named train installs.
 
     The folder gets last.pt (a checkpoint; with a validation, best.pt too), log.csv and curves.png, and config.toml. With
-    --resume a training goes on from last.pt as if nothing had happened. Ctrl-C saves one after the step that is being made
-    (a second one stops at once); under torchrun, and before the first step, it only stops. Losses in log.csv are means over
+    --resume a training goes on from last.pt as if nothing had happened. Ctrl-C or SIGTERM saves one after the step that is being
+    made (a second one stops at once); under torchrun, and before the first step, it only stops. Losses in log.csv are means over
     the steps since the row before; in the first row after --resume, since that.
 
     With --set rounds=3 the network relabels its recordings after a round and learns from that in the next, in folders

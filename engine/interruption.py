@@ -11,29 +11,37 @@ from types import FrameType
 
 
 @contextmanager
-def postponed_interruption(said: str, postpone: bool = True) -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only makes what this gives true, and says so on stderr. A second one interrupts at once.
+def postponed_interruption(said: str | None, postpone: bool = True) -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C only makes what this gives true. A second one interrupts at once.
 
-    Outside the main thread, which alone is told of signals, nothing is postponed.
+    So does SIGTERM where it has a handler, as in the `hamuco` command. Outside the main thread, which alone is told of
+    signals, nothing is postponed.
 
     Args:
-        said: what happens now.
+        said: what happens now, for stderr; None for what takes no time.
         postpone: False interrupts as ever: one of several processes that wait for each other, say.
     """
     pressed = False
-    usual = signal.getsignal(signal.SIGINT)
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    usual = {number: handler for number, handler in usual.items() if callable(handler)}  # others end or ignore it
 
     def press(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        os.write(2, f"\n{said}; Ctrl-C again stops at once\n".encode())  # print might be in the middle of a line
-        signal.signal(signal.SIGINT, usual)
+        if said is not None:
+            os.write(2, f"\n{said}; Ctrl-C again stops at once\n".encode())  # print might be in the middle of a line
+        restore()
 
-    if not postpone or not callable(usual) or threading.current_thread() is not threading.main_thread():
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    if not postpone or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    signal.signal(signal.SIGINT, press)
+    for number in usual:
+        signal.signal(number, press)
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, usual)
+        restore()

@@ -28,10 +28,12 @@ def hamuco(
     )
 
 
-def interrupted(*arguments: str, folder: Path, ready: Callable[[str], bool]) -> subprocess.CompletedProcess[str]:
+def interrupted(
+    *arguments: str, folder: Path, ready: Callable[[str], bool], terminated: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Start it in a folder and press Ctrl-C when it is `ready`, by what it has printed so far on either stream.
 
-    As a terminal does, for all of its processes.
+    As a terminal does, for all of its processes; or it is `terminated`, as services and jobs are, its first process alone.
     """
     # A shell starts background jobs with Ctrl-C ignored, and they pass that on.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -46,7 +48,7 @@ def interrupted(*arguments: str, folder: Path, ready: Callable[[str], bool]) -> 
             while not ready("".join(path.read_text() for path in printed)):
                 assert started.poll() is None, printed[1].read_text()
                 time.sleep(0.01)
-            os.killpg(started.pid, signal.SIGINT)
+            started.terminate() if terminated else os.killpg(started.pid, signal.SIGINT)
             started.wait(timeout=120)
         finally:
             started.kill()

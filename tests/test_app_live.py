@@ -28,7 +28,7 @@ from hamuco.capture.source import OpenCVConfig
 from hamuco.engine.bundle import load_bundle
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.hand_model import load_hand_model
-from hamuco.fusion.hand import Hand
+from hamuco.fusion.hand import Hand, HandSet
 from hamuco.fusion.pipeline import Pipeline
 from hamuco.streaming.messages import HandMessage
 from hamuco.streaming.publisher import Publisher
@@ -153,16 +153,25 @@ def test_a_killed_grabber_costs_its_view_only(recording: Recording) -> None:
     assert sum(len(status.result.hand_set.hands) for status in statuses[20:]) >= 28  # of 32
 
 
-def test_ctrl_c_ends_the_run_with_a_report(recording: Recording) -> None:
-    pipeline = Pipeline(recording.rig)
-    run = LiveRun(recording.rig, pipeline, replay_configs(recording, "original"), pace="original")
+@pytest.mark.parametrize("last", [1, 3])
+def test_ctrl_c_ends_the_run_after_the_set_with_a_report(last: int, recording: Recording) -> None:
+    sets: list[int] = []
 
-    def watch(status: Status) -> None:
-        if status.result.hand_set.set_id == 3:
-            raise KeyboardInterrupt
+    class Pressed(Publisher):
+        def publish(self, hand_set: HandSet) -> None:
+            if len(sets) == last - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            super().publish(hand_set)
 
-    run.run(watch)
-    assert run.report()["sets"]["seen"] >= 3
+    with Pressed("tcp://127.0.0.1:*") as publisher:
+        pipeline = Pipeline(recording.rig)
+        run = LiveRun(recording.rig, pipeline, replay_configs(recording, "original"), [publisher], pace="original")
+        run.run(lambda status: sets.append(status.result.hand_set.set_id))
+    assert run.interrupted
+    report = run.report()
+    assert report["sets"]["seen"] == len(sets)
+    assert last <= len(sets) < last + 8  # those that were at hand, too; eight slots hold no more
+    assert report["latency_ms"]["total"]["max"] > 0
 
 
 def test_live_cameras_skip_to_the_newest_set_and_give_every_slot_back(recording: Recording, data_dir: Path) -> None:

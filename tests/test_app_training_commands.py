@@ -165,13 +165,16 @@ def test_too_little_memory_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("terminated", [False, True], ids=["Ctrl-C", "SIGTERM"])
+def test_being_stopped_is_no_loss(terminated: bool, tmp_path: Path) -> None:
     write_drawn_hands(tmp_path / "hands", 4)
     config = small_config(
         Path("hands"), steps=200, validation={"sources": []}, run={"checkpoint_every": 150, "workers": 1}
     )
     (tmp_path / "mine.toml").write_text(config_text(config))
-    ended = interrupted("train", "mine.toml", folder=tmp_path, ready=lambda printed: "step 14 of 200" in printed)
+    ended = interrupted(
+        "train", "mine.toml", folder=tmp_path, ready=lambda printed: "step 14 of 200" in printed, terminated=terminated
+    )
     assert ended.returncode == 130
     saved = load_checkpoint(tmp_path / "runs" / "mine" / LAST).step
     assert 14 <= saved < 150  # no checkpoint was due
