@@ -76,7 +76,9 @@ def forward_rotations(
 ) -> HandMesh:
     """`forward` from rotations (..., 16, 3, 3) of all bones in their parents' frames, with the mean pose in them."""
     betas, transl = np.asarray(betas, np.float64), np.asarray(transl, np.float64)[..., None, :]
-    transforms, joints = bone_transforms(rotations, rest_joints(model, betas))
+    joints_rest = rest_joints(model, betas)
+    transforms = bone_transforms(rotations, joints_rest)
+    joints = (transforms[..., :3] @ joints_rest[..., None])[..., 0] + transforms[..., 3]
     feature = _pose_feature(model, rotations)
     anchors = _anchors(model, betas, feature)
     flat_anchors = anchors.reshape(*anchors.shape[:-2], 4 * JOINTS)
@@ -84,7 +86,7 @@ def forward_rotations(
     landmarks = flat_anchors @ flat.mT
     vertices = None
     if with_vertices:
-        vertices = np.asarray(_skinned(_planes(model), transforms, betas, feature).mT + transl, np.float64)
+        vertices = np.asarray((_skinned(_planes(model), transforms, betas, feature) + transl.mT).mT, np.float64)
     return HandMesh(vertices, joints + transl, landmarks + transl)
 
 
@@ -92,11 +94,11 @@ def skin(
     model: HandModel, global_orient: ArrayLike, hand_pose: ArrayLike, betas: ArrayLike, transl: ArrayLike
 ) -> NDArray[np.float32]:
     """The vertices (..., N, 3) of `forward` alone, in single precision, which is faster: for streams and pictures."""
-    shapes, moved = np.asarray(betas, np.float64), np.asarray(transl, np.float32)[..., None, :]
+    shapes, moved = np.asarray(betas, np.float64), np.asarray(transl, np.float32)[..., None]
     rotations = pose_rotations(model, global_orient, hand_pose)
-    transforms, _ = bone_transforms(rotations, rest_joints(model, shapes))
+    transforms = bone_transforms(rotations, rest_joints(model, shapes))
     vertices = _skinned(_single_planes(model), transforms, shapes, _pose_feature(model, rotations))
-    return np.asarray(vertices.mT + moved, np.float32)
+    return np.asarray((vertices + moved).mT, np.float32)
 
 
 def _pose_feature(model: HandModel, rotations: FloatArray) -> FloatArray | None:
@@ -206,12 +208,12 @@ def pose_rotations(model: HandModel, global_orient: ArrayLike, hand_pose: ArrayL
     """Rotations (..., 16, 3, 3) of all bones in their parents' frames, the mean pose added."""
     orient = np.asarray(global_orient, np.float64)
     fingers = np.asarray(hand_pose, np.float64) + model.pose_mean
-    leading = np.broadcast_shapes(orient.shape[:-1], fingers.shape[:-1])
-    theta = np.concatenate([np.broadcast_to(orient, (*leading, 3)), np.broadcast_to(fingers, (*leading, 45))], axis=-1)
-    return axis_angle_to_matrix(theta.reshape(*leading, JOINTS, 3))
+    theta = np.empty((*np.broadcast_shapes(orient.shape[:-1], fingers.shape[:-1]), 3 * JOINTS))
+    theta[..., :3], theta[..., 3:] = orient, fingers
+    return axis_angle_to_matrix(theta.reshape(*theta.shape[:-1], JOINTS, 3))
 
 
-def bone_transforms(rotations: FloatArray, joints_rest: FloatArray) -> tuple[FloatArray, FloatArray]:
+def bone_transforms(rotations: FloatArray, joints_rest: FloatArray) -> FloatArray:
     """Forward kinematics along MANO's tree.
 
     Args:
@@ -219,22 +221,17 @@ def bone_transforms(rotations: FloatArray, joints_rest: FloatArray) -> tuple[Flo
         joints_rest: (..., 16, 3) m.
 
     Returns:
-        transforms (..., 16, 3, 4) that carry points of the rest pose along with each bone (the rest pose is already
-        removed from them), and the posed joints (..., 16, 3) m, both before any translation of the hand.
+        transforms (..., 16, 3, 4) that carry points of the rest pose along with each bone, before any translation of the
+        hand; each bone's own carries its joint, too.
     """
-    leading = np.broadcast_shapes(rotations.shape[:-3], joints_rest.shape[:-2])
-    transforms = np.empty((*leading, JOINTS, 3, 4))
-    transforms[..., :3] = rotations
-    transforms[..., 0, :, 3] = joints_rest[..., 0, :]
+    transforms = np.zeros((*np.broadcast_shapes(rotations.shape[:-3], joints_rest.shape[:-2]), JOINTS, 4, 4))
+    # A bone turns about its joint, which itself stays where it is; its parents then carry both.
+    transforms[..., :3, :3] = rotations
+    transforms[..., :3, 3] = joints_rest - np.einsum("...ij,...j->...i", rotations, joints_rest)
+    transforms[..., 3, 3] = 1
     for level, parents in _LEVELS:
-        transforms[..., level, :, 3] = joints_rest[..., level, :] - joints_rest[..., parents, :]
-        parent = transforms[..., parents, :, :]
-        moved = parent[..., :3] @ transforms[..., level, :, :]
-        moved[..., 3] += parent[..., 3]
-        transforms[..., level, :, :] = moved
-    joints = transforms[..., 3].copy()
-    transforms[..., 3] -= (transforms[..., :3] @ joints_rest[..., None])[..., 0]
-    return transforms, joints
+        transforms[..., level, :, :] = transforms[..., parents, :, :] @ transforms[..., level, :, :]
+    return transforms[..., :3, :]
 
 
 def axis_angle_to_matrix(axis_angle: ArrayLike) -> FloatArray:

@@ -125,7 +125,7 @@ def vertices_of_stored(model: HandModel, hands: Hands, dtype: type[np.floating])
         return values.astype(dtype).astype(np.float64)
 
     rotations, shape = rotations_from_6d(hands.pose.astype(np.float64)), hands.betas.astype(np.float64)
-    transforms, _ = bone_transforms(rotations, rest_joints(model, shape))
+    transforms = bone_transforms(rotations, rest_joints(model, shape))
     features = (rotations[:, 1:] - np.eye(3)).reshape(-1, 135)
     rest = model.v_template + np.einsum("vcs,hs->hvc", rounded(model.shapedirs), shape)
     if model.posedirs is not None:
@@ -221,7 +221,8 @@ def test_degenerate_columns_make_the_matrices_of_the_reference(free_hand: HandMo
     assert np.isfinite(got.vertices).all()
     for hand in range(3):
         anchors, rest = landmark_anchors(free_hand, hands.betas[hand].astype(np.float64))
-        transforms, joints = bone_transforms(rotations[hand], rest)
+        transforms = bone_transforms(rotations[hand], rest)
+        joints = np.einsum("bcr,br->bc", transforms[..., :3], rest) + transforms[..., 3]
         landmarks = np.einsum("bck,jbk->jc", transforms, anchors)
         np.testing.assert_allclose(got.joints[hand], joints - landmarks[ROOT], atol=POINT_ROUNDING, rtol=0)
         np.testing.assert_allclose(got.landmarks[hand], landmarks - landmarks[ROOT], atol=POINT_ROUNDING, rtol=0)

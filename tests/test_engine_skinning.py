@@ -116,7 +116,7 @@ def test_landmark_anchors_give_the_landmarks_of_forward(model: HandModel) -> Non
     orient, pose, betas, transl = random_parameters(5)
     anchors, joints = landmark_anchors(model, betas)
     np.testing.assert_allclose(anchors[..., 3].sum(axis=1), 1, atol=ROUNDING)
-    transforms, _ = bone_transforms(pose_rotations(model, orient, pose), joints)
+    transforms = bone_transforms(pose_rotations(model, orient, pose), joints)
     landmarks = np.einsum("bck,jbk->jc", transforms, anchors) + transl
     np.testing.assert_allclose(landmarks, forward(model, orient, pose, betas, transl).landmarks, atol=ROUNDING)
 

@@ -325,7 +325,7 @@ def joint_offsets(model: HandModel, seen: Observations) -> FloatArray:
     """
     joints = rest_joints(model, seen.betas)
     rotations = pose_rotations(model, np.zeros(3), seen.pose)
-    transforms, _ = bone_transforms(rotations, joints)
+    transforms = bone_transforms(rotations, joints)
     offsets = np.zeros((JOINTS, 3))
     for landmark, joint in LANDMARK_JOINTS.items():
         for bone in (joint, int(model.parents[joint])):
