@@ -39,7 +39,7 @@ from hamuco.engine.kernel_launch import (
     SkinnedHands,
 )
 from hamuco.engine.kernel_structs import crop_view
-from hamuco.engine.plans import Platform, Precision, RuntimeName, Wanted, find_plan
+from hamuco.engine.plans import Platform, RuntimeName, Wanted, find_plan
 from hamuco.engine.tensorrt_engine import load_runtime
 from hamuco.engine.tensorrt_networks import TensorRTNetworks
 from hamuco.engine.view_hand import Region
@@ -279,9 +279,7 @@ class GpuRuntime:
         kernels.fuse(seen, fused, chain.hands, stream.handle)
 
 
-def open_runtime(
-    bundle: Bundle, runtime: RuntimeName, cameras: Sequence[Camera], hands: int, precision: Precision | None = None
-) -> GpuRuntime:
+def open_runtime(bundle: Bundle, runtime: RuntimeName, cameras: Sequence[Camera], hands: int) -> GpuRuntime:
     """The chain with the engines that `hamuco build` made of a bundle, on the GPU that is here. Nothing is built.
 
     Args:
@@ -289,7 +287,6 @@ def open_runtime(
         runtime: that runs the engines.
         cameras: of the rig, up to 64.
         hands: most that sets will have.
-        precision: of the engines; None for any.
 
     Raises:
         CudaError: there is no GPU or no driver, it cannot be used, or the package is without its kernels.
@@ -303,7 +300,7 @@ def open_runtime(
         device = Device(load_driver())
         opened.callback(device.close)
         here = Platform(runtime, load_runtime(runtime).__version__, device.name, (device.architecture,))
-        plan = find_plan(bundle, Wanted(here, len(cameras), hands, precision))
+        plan = find_plan(bundle, Wanted(here, len(cameras), hands))
         kernels = Kernels(device)
         networks = TensorRTNetworks(bundle, plan, device)
         opened.callback(networks.close)

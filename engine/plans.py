@@ -164,12 +164,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a plan has to run: on this platform, so many views and hands at a time; in a precision, None for any."""
+    """What a plan has to run: on this platform, so many views and hands at a time."""
 
     platform: Platform
     views: int
     hands: int
-    precision: Precision | None = None
 
 
 def model_hash(bundle: Bundle) -> str:
@@ -185,7 +184,7 @@ def engines_folder(bundle: Bundle) -> Path:
 
 
 def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
-    """The plan that fits; of several, the one for the fewest views and hands; of those, one of the default route, onnx.
+    """The plan that fits; of several, the one for the fewest views and hands; of those, as `hamuco build` has it by default.
 
     Raises:
         PlanError: none fits, or the one that does is damaged.
@@ -194,7 +193,8 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
     platform, model = wanted.platform, model_hash(bundle)
     built_for = platform.runtime == "tensorrt" or set(platform.architectures) <= set(RTX_ARCHITECTURES)
     runtime: RuntimeName = platform.runtime if built_for else "tensorrt"
-    command = build_command(bundle, runtime, wanted.precision or "fp16", _profile_for(wanted))
+    profile = Profile((1, wanted.views, max(_MOST_VIEWS, wanted.views)), wanted.hands)
+    command = _command(bundle, runtime, "fp16", profile)
     plans, damaged = [], []
     for folder in (bundle.path / "engines", _cached_engines(bundle)):
         for path in sorted(folder.glob(f"*/{CARD}")):
@@ -205,9 +205,7 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
     misfits = [_misfits(plan.card, model, wanted) for plan in plans]
     fitting = [plan for plan, found in zip(plans, misfits, strict=True) if not any(found)]
     if fitting:
-        plan = min(
-            fitting, key=lambda one: (one.card.profile.views[2] * one.card.profile.hands, one.card.route != "onnx")
-        )
+        plan = min(fitting, key=_rank)
         check_files(plan, bundle)
         return plan
     if not built_for:
@@ -225,14 +223,21 @@ def find_plan(bundle: Bundle, wanted: Wanted) -> Plan:
     raise PlanError(f"engine {plans[nearest].path} {reason}. Build one that fits: {command}")
 
 
-def build_command(
-    bundle: Bundle, runtime: RuntimeName, precision: Precision, profile: Profile, architectures: tuple[str, ...] = ()
-) -> str:
-    """What a user types to build it; TensorRT for RTX builds for RTX_ARCHITECTURES where no others are chosen."""
+def build_command(bundle: Bundle, card: PlanCard, profile: Profile | None = None) -> str:
+    """What a user types to build a plan of a bundle again; or, with a profile, another one that is like it but for that."""
+    runtime, architectures = card.platform.runtime, card.platform.architectures
+    command = _command(bundle, runtime, card.precision, profile or card.profile)
+    if runtime == "tensorrt-rtx" and architectures != RTX_ARCHITECTURES:
+        command += "".join(f" --arch {one}" for one in architectures)
+    if card.route != "onnx":
+        command += f" --route {card.route}"
+    return command if profile else f"{command} --replace"
+
+
+def _command(bundle: Bundle, runtime: RuntimeName, precision: Precision, profile: Profile) -> str:
     name = HAMUCO_S.name if bundle.path == HAMUCO_S else bundle.path
-    chosen = "".join(f" --arch {one}" for one in architectures if runtime == "tensorrt-rtx")
     views = ":".join(map(str, profile.views))
-    return f"hamuco build {name} --runtime {runtime}{chosen} --precision {precision} --views {views} --hands {profile.hands}"
+    return f"hamuco build {name} --runtime {runtime} --precision {precision} --views {views} --hands {profile.hands}"
 
 
 @contextmanager
@@ -313,11 +318,7 @@ def check_files(plan: Plan, bundle: Bundle) -> None:
     Raises:
         PlanError: an engine is missing, or is not what was built of the bundle.
     """
-    card = plan.card
-    route = "" if card.route == "onnx" else f" --route {card.route}"
-    chosen = () if card.platform.architectures == RTX_ARCHITECTURES else card.platform.architectures
-    runtime = card.platform.runtime
-    command = f"{build_command(bundle, runtime, card.precision, card.profile, chosen)}{route} --replace"
+    command = build_command(bundle, plan.card)
     for name in _FILES:
         path = plan.path / name
         if not path.is_file():
@@ -343,15 +344,16 @@ def _misfits(card: PlanCard, model: str, wanted: Wanted) -> list[str]:
             for_device,
             f"was built for {built.device or ', '.join(built.architectures)}, this GPU is {gpu}",
         ),
-        (wanted.precision in (None, card.precision), f"computes in {card.precision}, not in {wanted.precision}"),
         (least <= wanted.views <= most, f"takes {least} to {most} views, wanted are {wanted.views}"),
         (wanted.hands <= card.profile.hands, f"takes {hands} at most, wanted are {wanted.hands}"),
     )
     return ["" if good else reason for good, reason in checks]
 
 
-def _profile_for(wanted: Wanted) -> Profile:
-    return Profile((1, wanted.views, max(_MOST_VIEWS, wanted.views)), wanted.hands)
+def _rank(plan: Plan) -> tuple[int, bool, bool]:
+    """Less is better."""
+    card = plan.card
+    return card.profile.views[2] * card.profile.hands, card.route != "onnx", card.precision != "fp16"
 
 
 def _cached_engines(bundle: Bundle) -> Path:

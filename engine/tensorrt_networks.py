@@ -82,7 +82,7 @@ class TensorRTNetworks:
         if not all(one.capturable(stream) for one in self._prepared):
             raise BuildError(
                 f"a CUDA graph cannot hold the engines of {self._bundle.card.name}, which allocate when they run. Build "
-                f"them again: {self._command(self._card.profile)} --replace"
+                f"them again: {build_command(self._bundle, self._card)}"
             )
         return self._device.capture(stream, work)
 
@@ -95,13 +95,11 @@ class TensorRTNetworks:
         try:
             engine = library.engine(path.read_bytes(), self._device)
         except BuildError as error:
-            raise BuildError(
-                f"{path}: {error}. Build it again: {self._command(self._card.profile)} --replace"
-            ) from None
+            raise BuildError(f"{path}: {error}. Build it again: {build_command(self._bundle, self._card)}") from None
         if missing := sorted(set(names) ^ engine.types.keys()):
             raise BuildError(
                 f"{path} should have the tensors {', '.join(names)}; {', '.join(missing)} differ. Build it again: "
-                f"{self._command(self._card.profile)} --replace"
+                f"{build_command(self._bundle, self._card)}"
             )
         return engine
 
@@ -113,11 +111,8 @@ class TensorRTNetworks:
         wider = Profile((min(least, views), max(usual, views), max(most, views)), max(hands, profile.hands))
         raise BuildError(
             f"{hands} hands in {views} views are more or less than the engine takes, {profile}. Build one that does: "
-            f"{self._command(wider)}"
+            f"{build_command(self._bundle, self._card, wider)}"
         )
-
-    def _command(self, profile: Profile) -> str:
-        return build_command(self._bundle, self._card.platform.runtime, self._card.precision, profile)
 
     def _room(self, context: Context, names: Sequence[str]) -> dict[str, int]:
         return {name: self._device.memory(context.size(name)) for name in names}

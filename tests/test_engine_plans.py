@@ -75,7 +75,7 @@ def test_what_is_written_is_found(opened: Bundle, parity: Parity | str) -> None:
     assert plan.path.parent == opened.path / "engines"
     assert plan.estimator.read_bytes() == b"estimator" * 100
     assert plan.interaction.read_bytes() == b"interaction" * 100
-    assert find_plan(opened, Wanted(HERE, views=1, hands=1, precision="fp16")) == plan
+    assert find_plan(opened, Wanted(HERE, views=1, hands=1)) == plan
 
 
 def test_of_several_plans_the_smallest_that_fits_is_taken(opened: Bundle) -> None:
@@ -92,8 +92,14 @@ def test_of_two_routes_the_default_is_taken_unless_only_the_other_fits(opened: B
     large = find_plan(opened, Wanted(HERE, views=20, hands=2))
     assert large.card.route == "torch"
     large.estimator.unlink()
-    with pytest.raises(PlanError, match=r"Build it again: hamuco build .*--hands 2 --route torch --replace$"):
+    with pytest.raises(PlanError, match=r"Build it again: hamuco build .*--route torch --replace$"):
         find_plan(opened, Wanted(HERE, views=20, hands=2))
+
+
+def test_of_two_precisions_the_default_is_taken(opened: Bundle) -> None:
+    for precision in ("bf16", "fp16"):
+        written(opened, replace(card_of(opened), precision=precision))
+    assert find_plan(opened, Wanted(HERE, views=8, hands=2)).card.precision == "fp16"
 
 
 def test_a_card_from_before_there_were_routes_is_of_onnx(opened: Bundle) -> None:
@@ -121,7 +127,6 @@ def test_without_a_plan_the_command_that_builds_one_is_named(opened: Bundle) -> 
         ({"platform": replace(RTX, version="1.6")}, {}, "was built by tensorrt-rtx 1.6, this is 1.7"),
         ({"platform": replace(RTX, architectures=("sm_80",))}, {}, r"built for sm_80, this GPU is RTX 4090 \(sm_89\)"),
         ({"platform": replace(RTX, device="RTX 4080")}, {}, r"built for RTX 4080, this GPU is RTX 4090 \(sm_89\)"),
-        ({}, {"precision": "bf16"}, "computes in fp16, not in bf16.*--precision bf16"),
         ({}, {"views": 20}, "takes 1 to 16 views, wanted are 20.*--views 1:20:20"),
         ({}, {"hands": 3}, "takes 2 hands at most, wanted are 3.*--hands 3"),
         ({"profile": Profile((2, 4, 8), 1)}, {"views": 1}, "takes 2 to 8 views, wanted are 1"),
@@ -139,7 +144,7 @@ def test_a_plan_that_does_not_fit_says_why_and_what_to_do(
 
 def test_a_command_names_architectures_that_are_not_built_for_by_themselves(opened: Bundle) -> None:
     written(opened, card_of(opened)).estimator.unlink()
-    with pytest.raises(PlanError, match=r"again: hamuco build .* --arch sm_86 --arch sm_89 --precision .*--replace$"):
+    with pytest.raises(PlanError, match=r"again: hamuco build .* --hands 2 --arch sm_86 --arch sm_89 --replace$"):
         find_plan(opened, Wanted(HERE, views=4, hands=2))
     whole = replace(
         card_of(opened), platform=replace(RTX, architectures=RTX_ARCHITECTURES), profile=Profile((1, 4, 8), 2)
@@ -198,7 +203,9 @@ def test_a_damaged_engine_is_refused_before_a_runtime_sees_it(
 ) -> None:
     plan = written(opened, card_of(opened))
     damage(plan.path / name)
-    with pytest.raises(PlanError, match=f"{name} .*{words}.*Build it again: hamuco build .*--hands 2 --replace"):
+    with pytest.raises(
+        PlanError, match=f"{name} .*{words}.*Build it again: hamuco build .*--hands 2 --arch .*--replace"
+    ):
         find_plan(opened, Wanted(HERE, views=4, hands=2))
 
 

@@ -119,7 +119,6 @@ def test_more_than_the_engine_takes_is_refused_and_named_with_the_command(
     ("wanted", "said"),
     [
         ({"hands": 3}, r"takes 2 hands at most, wanted are 3\. Build one that fits: hamuco build .*--hands 3$"),
-        ({"precision": "bf16"}, r"computes in fp16, not in bf16\. Build one that fits: .*--precision bf16"),
         ({"cameras": 2 * one_scene().cameras}, r"takes 1 to 4 views, wanted are 8\. Build one that fits"),
         (
             {"runtime": "tensorrt-rtx"},
