@@ -19,9 +19,9 @@ from hamuco.engine import kernels
 from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.cuda_driver import REBUILD
 from hamuco.engine.model_files import ALL_FILES, ModelFileError, check_model_file, model_folder
+from hamuco.engine.openvino_networks import inference_precision, runtime_name
 from hamuco.engine.plans import CARD, PlanError, Platform, RuntimeName, Wanted, engines_folder, find_plan, read_plan
 from hamuco.engine.quantize import int8_is_exact
-from hamuco.engine.runtime import inference_precision, runtime_name
 
 _PYTHON = (sys.executable, "-P", "-c")  # -P: nothing from the current folder
 _PATIENCE_S = 30  # TensorRT is 2 GB to load
@@ -44,10 +44,10 @@ print(json.dumps([device.name, device.architecture, ".".join(map(str, device.dri
 """
 _LOAD_RUNTIME = """
 import sys
-from hamuco.engine.tensorrt_engine import BuildError, load_runtime
+from hamuco.engine.tensorrt_engine import EngineError, load_runtime
 try:
     print(load_runtime(sys.argv[1]).__version__)
-except BuildError as error:
+except EngineError as error:
     raise SystemExit(str(error))
 """
 # What an engine has to take at least to be of use: two cameras, and as many hands as are followed without saying.

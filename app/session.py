@@ -71,7 +71,7 @@ def run_session(session: Session) -> None:
     """Run until the footage ends or Ctrl-C, then print a summary and write the report.
 
     Raises:
-        SourceError, EndpointError, ViewerError, ModelFileError, TruthError, BundleError, CudaError, PlanError, BuildError:
+        SourceError, EndpointError, ViewerError, ModelFileError, TruthError, BundleError, CudaError, PlanError, EngineError:
             something that was asked for cannot be had.
     """
     if session.report is not None and not session.report.parent.is_dir():

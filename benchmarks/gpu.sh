@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a computer with an NVIDIA GPU can tell, in under nine minutes, and some more with TensorRT: the kernels' and the chain's
+# What a computer with an NVIDIA GPU can tell, in some nine minutes, and some more with TensorRT: the kernels' and the chain's
 # tests on the device, the kernels' times, the chain's latency with torch and with engines that are built for it, a profile.
 #
 #     benchmarks/gpu.sh [FOLDER]        # results, also packed as FOLDER.tgz; gpu-results if not given

@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.fusion.triangulate import triangulate
 from hamuco.training.augment import PLAIN
 from hamuco.training.batch import Batch
@@ -43,7 +44,6 @@ from hamuco.training.keeper import LAST
 from hamuco.training.loader import LoaderOptions, Source, batches
 from hamuco.training.metrics import joint_errors, mean, procrustes_aligned, root_aligned
 from hamuco.training.networks.hamuco import CONFIGS
-from hamuco.training.networks.prediction import ROOT
 from hamuco.training.synthetic.crops import CropOptions
 from hamuco.training.synthetic.look import Preset
 from hamuco.training.validation import validate

@@ -27,8 +27,8 @@ from hamuco.calibration.camera import Camera
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.landmarks import CROP_SIZE, regions_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
+from hamuco.engine.openvino_networks import Network
 from hamuco.engine.quantize import hand_landmark_ranges
-from hamuco.engine.runtime import Network
 from hamuco.engine.skinning import forward
 from hamuco.training.synthetic.look import PRESETS, Preset, draw_look, with_arms_behind
 from hamuco.training.synthetic.motion import draw_hand

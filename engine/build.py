@@ -33,7 +33,7 @@ from hamuco.engine.plans import (
     read_plan,
     write_plan,
 )
-from hamuco.engine.tensorrt_engine import BuildError, Shape
+from hamuco.engine.tensorrt_engine import EngineError, Shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -64,7 +64,7 @@ class Route(Protocol):
             timings: file for what TensorRT measures, which makes the next build faster; it need not be there.
 
         Raises:
-            BuildError: it cannot be built.
+            EngineError: it cannot be built.
             OSError: a file cannot be read or written.
         """
 
@@ -83,7 +83,7 @@ class OnnxRoute:
         """See `Route`.
 
         Raises:
-            BuildError: it cannot be built; onnx is not installed.
+            EngineError: it cannot be built; onnx is not installed.
             GraphError: the bundle is not built as `hamuco export` does.
             OSError: a file cannot be read or written.
         """
@@ -91,7 +91,7 @@ class OnnxRoute:
             from hamuco.engine.device_graphs import estimator_graph, interaction_graph
         except ModuleNotFoundError as error:
             extra = self.platform.runtime
-            raise BuildError(
+            raise EngineError(
                 f'building needs {error.name}, which is not installed: pip install "hamuco[{extra}]"'
             ) from error
         graphs = estimator_graph(bundle.estimator, precision), interaction_graph(bundle.interaction, precision)
@@ -153,7 +153,7 @@ def build_plan(
 
     Raises:
         PlanError: it was built already.
-        BuildError, GraphError: as for the route.
+        EngineError, GraphError: as for the route.
         OSError: it cannot be written, and what was in its place before is whole.
     """
     card = _card(bundle, route, precision, profile)

@@ -16,7 +16,7 @@ from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import CudaError, load_driver
 from hamuco.engine.interruption import postponed_interruption
 from hamuco.engine.plans import RTX_ARCHITECTURES, Platform, RuntimeName
-from hamuco.engine.tensorrt_engine import BuildError, Context, Shape, TensorRT, one_line
+from hamuco.engine.tensorrt_engine import Context, EngineError, Shape, TensorRT, one_line
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -42,7 +42,7 @@ class Builder:
             architectures: what to build for, sm_89 for instance; only TensorRT for RTX can choose.
 
         Raises:
-            BuildError: the runtime is not installed or does not build for an architecture; or it is TensorRT, and there
+            EngineError: the runtime is not installed or does not build for an architecture; or it is TensorRT, and there
                 is no GPU, or an architecture was given.
         """
         self._library = TensorRT(runtime)
@@ -54,13 +54,13 @@ class Builder:
             known.pop(_TURING, None)
             for one in platform.architectures:
                 if one not in known:
-                    raise BuildError(
+                    raise EngineError(
                         f"tensorrt-rtx {trt.__version__} cannot build these networks for {one}, only for {', '.join(known)}"
                     )
             self._capabilities = [known[one] for one in platform.architectures]
         else:
             if architectures:
-                raise BuildError("tensorrt builds for the GPU that is here: leave --arch out, or use tensorrt-rtx")
+                raise EngineError("tensorrt builds for the GPU that is here: leave --arch out, or use tensorrt-rtx")
             platform = _platform_here(runtime, trt.__version__)
         self.platform = platform
         self._builder = trt.Builder(self._library.log)
@@ -84,14 +84,14 @@ class Builder:
             The engine; and what was measured, nothing by TensorRT for RTX, which measures when it loads.
 
         Raises:
-            BuildError: a node of the graph is not known, or the builder fails.
+            EngineError: a node of the graph is not known, or the builder fails.
         """
         trt, builder, config = self._library.module, self._builder, self._builder.create_builder_config()
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, self._library.log)
         if not parser.parse(graph):
             error = parser.get_error(0)
-            raise BuildError(
+            raise EngineError(
                 f"{self._library.name} does not know node {error.node_name()} ({error.node_operator()}): {one_line(error.desc())}"
             )
         profile = builder.create_optimization_profile()
@@ -114,7 +114,7 @@ class Builder:
         if monitor.interrupted or interrupted():
             raise KeyboardInterrupt
         if engine is None:
-            raise BuildError(f"{self._library.name} could not build: {self._library.log.last_error()}")
+            raise EngineError(f"{self._library.name} could not build: {self._library.log.last_error()}")
         measured = b"" if self.platform.runtime == "tensorrt-rtx" else bytes(config.get_timing_cache().serialize())
         return bytes(engine), measured
 
@@ -122,7 +122,7 @@ class Builder:
         """An engine on a device, to be run now and then: every run takes memory until the device is closed.
 
         Raises:
-            BuildError: it does not load.
+            EngineError: it does not load.
         """
         loaded, stream = self._library.engine(engine, device), device.stream()
         contexts: dict[tuple[Shape, ...], Context] = {}
@@ -154,7 +154,7 @@ def _platform_here(runtime: RuntimeName, version: str) -> Platform:
     try:
         device = Device(load_driver())
     except CudaError as error:
-        raise BuildError(
+        raise EngineError(
             f"tensorrt builds on the GPU that the engine is for, and {error}; --runtime tensorrt-rtx builds without one"
         ) from None
     device.close()

@@ -10,7 +10,6 @@ Names and shapes of the networks' inputs and outputs are those of `hamuco.engine
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ import tomlkit
 
 from hamuco.engine.crops import BoxRule
 from hamuco.engine.hand_model import HandModel, load_hand_model
+from hamuco.engine.model_files import file_sha256
 
 CARD, ESTIMATOR, INTERACTION, HAND = "model.toml", "estimator.onnx", "interaction.onnx", "hand.npz"
 
@@ -146,7 +146,7 @@ def write_card(card: Card, folder: Path) -> None:
         "accuracy": card.accuracy,
         "licence": card.licence,
         "architecture": dict(card.architecture),
-        "files": {name: _sha256(folder / name) for name in _FILES},
+        "files": {name: file_sha256(folder / name) for name in _FILES},
     }
     for key, value in values.items():
         document.add(key, tomlkit.item(value))
@@ -175,14 +175,9 @@ def _card(document: Mapping[str, Any], path: Path) -> Card:
 def _check_file(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise BundleError(f"{path} is missing: {_ADVICE}")
-    digest = _sha256(path)
+    digest = file_sha256(path)
     if digest != sha256:
         raise BundleError(
             f"{path} is not the file that was exported: it has {path.stat().st_size} bytes and sha256 {digest[:12]}..., "
             f"expected {sha256[:12]}... It was cut off or changed: {_ADVICE}"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

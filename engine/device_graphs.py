@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
-Precision = Literal["fp16", "bf16", "f32"]
+from hamuco.engine.gpu_networks import SAMPLED_MAPS
+
+GraphPrecision = Literal["fp16", "bf16", "f32"]
 Array = NDArray[Any]
 
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "f32": TensorProto.FLOAT}
 _HALF_SEAMS = ("images", "sampled", "map_4", "map_8", "map_16", "map_32")
-_SAMPLED_MAPS = ("map_4", "map_8", "map_16")
 # Normalization sums squares, which half precision cannot hold: joints were off by 3 mm (p99). Then, what is made of
 # integers. Softmax and means may be half: on 48 crops of hands it made no difference.
 _SINGLE = ("LayerNormalization", "Cast", "ConstantOfShape")
@@ -43,7 +44,7 @@ class GraphError(ValueError):
     """A graph that is not built as `hamuco export` builds them."""
 
 
-def estimator_graph(path: Path, precision: Precision) -> ModelProto:
+def estimator_graph(path: Path, precision: GraphPrecision) -> ModelProto:
     """Of a bundle's estimator.onnx, without the normalization of images.
 
     Raises:
@@ -57,7 +58,7 @@ def estimator_graph(path: Path, precision: Precision) -> ModelProto:
     return _finished(model, precision)
 
 
-def interaction_graph(path: Path, precision: Precision) -> ModelProto:
+def interaction_graph(path: Path, precision: GraphPrecision) -> ModelProto:
     """Of a bundle's interaction.onnx, without sampling the maps.
 
     Raises:
@@ -71,12 +72,12 @@ def interaction_graph(path: Path, precision: Precision) -> ModelProto:
         ends.add(reader.output[0])
     if len(ends) != 1:
         raise GraphError(f"{path} brings sampled maps together in {len(ends)} places, expected 1: export it again")
-    channels = sum(int(_dimensions(model.graph.input, name)[1]) for name in _SAMPLED_MAPS)
+    channels = sum(int(_dimensions(model.graph.input, name)[1]) for name in SAMPLED_MAPS)
     _cut(model.graph, ends.pop(), "sampled", ("crops", 21, channels))
     return _finished(model, precision)
 
 
-def _finished(model: ModelProto, precision: Precision) -> ModelProto:
+def _finished(model: ModelProto, precision: GraphPrecision) -> ModelProto:
     _prune(model.graph)
     _fold_constants(model)
     _fold_normalization(model.graph)

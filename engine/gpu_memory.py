@@ -35,7 +35,9 @@ class FrameMemory:
         self._there = [device.memory(self._block.size) for _ in range(SLOTS)]
 
     def fill(self, images: Mapping[str, NDArray[np.uint8]], slot: int) -> NDArray[np.void]:
-        """Take images in, and tell the crop kernel where they will be, (C,) `CAMERA_FRAME`; a missing one is an old one.
+        """Take images in, and tell the crop kernel where they will be, (C,) `CAMERA_FRAME`.
+
+        A camera without an image keeps the pixels of an earlier set, which no region reads.
 
         Raises:
             ValueError: an image is not of its camera's size.
@@ -63,20 +65,39 @@ class SetMemory:
     """For sets of H hands in V views: addresses on the device by name, and arrays here, by slot and name.
 
     Attributes:
+        device: that has it.
         inputs, outputs: blocks that are copied as a whole.
-        given: of the inputs.
-        between: of what kernels and networks hand to each other.
-        out: of the outputs.
+        device_inputs, device_outputs: where they begin there.
         host_inputs, host_outputs: pinned, for each slot.
+        between: addresses of what kernels and networks hand to each other.
     """
 
+    device: Device
     inputs: Block
     outputs: Block
-    given: Mapping[str, int]
-    between: Mapping[str, int]
-    out: Mapping[str, int]
+    device_inputs: int
+    device_outputs: int
     host_inputs: Sequence[NDArray[np.uint8]]
     host_outputs: Sequence[NDArray[np.uint8]]
+    between: Mapping[str, int]
+
+    @property
+    def given(self) -> dict[str, int]:
+        """Addresses of the inputs."""
+        return self.inputs.addresses(self.device_inputs)
+
+    @property
+    def out(self) -> dict[str, int]:
+        """Addresses of the outputs."""
+        return self.outputs.addresses(self.device_outputs)
+
+    def upload(self, slot: int, stream: Stream) -> None:
+        """Queue the copy of a slot's inputs."""
+        self.device.upload(self.device_inputs, self.host_inputs[slot], stream.handle)
+
+    def download(self, slot: int, stream: Stream) -> None:
+        """Queue the copy of the outputs to a slot."""
+        self.device.download(self.host_outputs[slot], self.device_outputs, stream.handle)
 
     def inputs_at(self, slot: int) -> dict[str, NDArray[Any]]:
         """Arrays to write to."""
@@ -131,13 +152,14 @@ def set_memory(device: Device, shape: tuple[int, int], networks: GpuNetworks, ve
         }
     )
     return SetMemory(
+        device,
         inputs,
         outputs,
-        given=inputs.addresses(device.memory(inputs.size)),
-        between=between.addresses(device.memory(between.size)),
-        out=outputs.addresses(device.memory(outputs.size)),
+        device_inputs=device.memory(inputs.size),
+        device_outputs=device.memory(outputs.size),
         host_inputs=[device.pinned(inputs.size) for _ in range(SLOTS)],
         host_outputs=[device.pinned(outputs.size) for _ in range(SLOTS)],
+        between=between.addresses(device.memory(between.size)),
     )
 
 

@@ -15,6 +15,9 @@ import numpy as np
 from hamuco.engine.cuda import Stream
 from hamuco.engine.kernel_launch import FeatureMap
 
+SAMPLED_MAPS = ("map_4", "map_8", "map_16")
+"""Outputs of the estimator that the sampler reads; the interaction network is given the fourth, map_32, itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkInputs:
@@ -36,7 +39,7 @@ class NetworkInputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class EstimatorOutputs:
     """What the estimator says: pose (n, 16, 6), betas (n, 10), camera (n, 3), and three of its maps to be sampled."""
 
     pose: int
@@ -46,7 +49,7 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Refined:
+class InteractionOutputs:
     """What the interaction network says: pose (H, V, 16, 6) and camera (H, V, 3)."""
 
     pose: int
@@ -56,10 +59,10 @@ class Refined:
 class PreparedNetworks(Protocol):
     """The networks for so many hands and views. What they give stays where it is until they run again."""
 
-    def look(self, stream: Stream) -> Looked:
+    def look(self, stream: Stream) -> EstimatorOutputs:
         """Queue the estimator."""
 
-    def refine(self, stream: Stream) -> Refined:
+    def refine(self, stream: Stream) -> InteractionOutputs:
         """Queue the interaction network, on what `look` has left and what was written to the inputs since."""
 
 

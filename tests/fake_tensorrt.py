@@ -26,8 +26,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from hamuco.engine.build import shapes
 from hamuco.engine.builders import Run
 from hamuco.engine.bundle import Bundle
-from hamuco.engine.device_graphs import Precision as GraphPrecision
-from hamuco.engine.device_graphs import estimator_graph, interaction_graph
+from hamuco.engine.device_graphs import GraphPrecision, estimator_graph, interaction_graph
 from hamuco.engine.plans import (
     ESTIMATOR,
     INTERACTION,

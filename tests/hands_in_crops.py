@@ -10,10 +10,11 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from views_of_a_hand import views_of_a_hand
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.training.batch import Batch, Views
 from hamuco.training.networks.hand_layer import HandLayer
-from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.networks.prediction import HandPrediction
 from hamuco.training.networks.rotations import axis_angle_to_matrix
 
 LAYER = HandLayer(load_hand_model()).double()

@@ -17,7 +17,7 @@ from views_of_a_hand import views_of_a_hand
 from hamuco.calibration.camera import Rig
 from hamuco.engine.crops import BoxRule, crops_around
 from hamuco.engine.cuda import Device
-from hamuco.engine.hamuco import DEPTH_UNIT, IMAGE_DEVIATION, IMAGE_MEAN
+from hamuco.engine.hamuco import DEPTH_UNIT, IMAGE_DEVIATION, IMAGE_MEAN, ROOT
 from hamuco.engine.hand_arrays import hand_arrays
 from hamuco.engine.hand_model import load_hand_model
 from hamuco.engine.kernel_launch import (
@@ -35,7 +35,6 @@ from hamuco.engine.skinning import forward_rotations, pose_rotations
 from hamuco.engine.view_hand import Region, crop_regions
 from hamuco.fusion.alignment import fused_parameters
 
-ROOT = 9
 # Some thirty operations on numbers below 1, each rounded by 2^-24 and on a device perhaps fused with the next.
 ROUNDING = 60 * 2.0**-24
 HALF_POINT = 0.061e-3  # m, half a step of half numbers from 0.125 to 0.25

@@ -24,7 +24,7 @@ from hamuco.engine.plans import (
     Wanted,
     find_plan,
 )
-from hamuco.engine.tensorrt_engine import BuildError, load_runtime
+from hamuco.engine.tensorrt_engine import EngineError, load_runtime
 
 PROFILE = Profile((1, 3, 5), 2)
 
@@ -115,26 +115,26 @@ def _graph(operator: str, shape: tuple[str | int, ...], kind: int) -> ModelProto
 
 def test_a_node_that_the_parser_does_not_know_is_named(rtx: Builder) -> None:
     graph = _graph("EyeLike", ("crops", "crops"), TensorProto.FLOAT)
-    with pytest.raises(BuildError, match=r"tensorrt-rtx 1\.\S+ does not know node the node \(EyeLike\): ") as error:
+    with pytest.raises(EngineError, match=r"tensorrt-rtx 1\.\S+ does not know node the node \(EyeLike\): ") as error:
         rtx.build(graph.SerializeToString(), {"images": ((1, 1), (2, 2), (3, 3))}, _silent)
     assert "\n" not in str(error.value)
 
 
 def test_what_is_no_graph_is_refused(rtx: Builder) -> None:
-    with pytest.raises(BuildError, match="does not know"):
+    with pytest.raises(EngineError, match="does not know"):
         rtx.build(b"not a graph", {}, _silent)
 
 
 def test_shapes_that_contradict_the_graph_are_refused(rtx: Builder) -> None:
     graph = _graph("Relu", ("crops", 3), TensorProto.FLOAT)
-    with pytest.raises(BuildError, match=r"could not build: .*images"):
+    with pytest.raises(EngineError, match=r"could not build: .*images"):
         rtx.build(graph.SerializeToString(), {"images": ((1, 4), (2, 4), (3, 4))}, _silent)
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "CURRENT"])
 def test_an_architecture_that_is_not_built_for_is_refused(rtx: Builder, architecture: str) -> None:
     with pytest.raises(
-        BuildError,
+        EngineError,
         match=rf"^tensorrt-rtx 1\.\S+ cannot build these networks for {architecture}, only for {', '.join(RTX_ARCHITECTURES)}$",
     ):
         Builder("tensorrt-rtx", ("sm_89", architecture))
@@ -142,16 +142,16 @@ def test_an_architecture_that_is_not_built_for_is_refused(rtx: Builder, architec
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed here")
 def test_a_runtime_that_is_not_installed_says_how_to_get_it() -> None:
-    with pytest.raises(BuildError, match=r'^tensorrt is not installed: pip install "hamuco\[tensorrt\]"$'):
+    with pytest.raises(EngineError, match=r'^tensorrt is not installed: pip install "hamuco\[tensorrt\]"$'):
         Builder("tensorrt")
 
 
 def test_bindings_without_their_libraries_say_how_to_get_them(rtx: Builder) -> None:
     code = (
         "import sys; sys.modules['tensorrt_rtx_libs'] = None\n"
-        "from hamuco.engine.tensorrt_engine import BuildError, load_runtime\n"
+        "from hamuco.engine.tensorrt_engine import EngineError, load_runtime\n"
         "try: load_runtime('tensorrt-rtx')\n"
-        "except BuildError as error: print(error)"
+        "except EngineError as error: print(error)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sys.prefix)
     assert result.stdout.startswith("tensorrt-rtx cannot be loaded (libtensorrt")

@@ -107,7 +107,7 @@ def test_the_chain_is_that_of_the_cpu(
     from hamuco.engine.bundle import load_bundle
     from hamuco.engine.gpu_runtime import FusedSet, GpuRuntime, open_runtime
     from hamuco.engine.plans import PlanError
-    from hamuco.engine.tensorrt_engine import BuildError
+    from hamuco.engine.tensorrt_engine import EngineError
     from hamuco.training.gpu_networks import TorchNetworks
     from hamuco.training.weights import bundle_network
 
@@ -117,7 +117,7 @@ def test_the_chain_is_that_of_the_cpu(
     if which == "tensorrt" or which == "tensorrt-rtx":
         try:
             runtime = open_runtime(bundle, which, cameras, hands=2)
-        except (BuildError, PlanError) as error:
+        except (EngineError, PlanError) as error:
             pytest.skip(str(error))
     else:
         if not torch.cuda.is_available():

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from hamuco.app.build_command import demo_crops
 from hamuco.engine.bundle import HAMUCO_S, Bundle, load_bundle
-from hamuco.engine.device_graphs import GraphError, Precision, estimator_graph, interaction_graph
+from hamuco.engine.device_graphs import GraphError, GraphPrecision, estimator_graph, interaction_graph
 from hamuco.engine.hamuco import HaMuCoNetworks
 from hamuco.engine.parity import HandCrops, measure_parity, normalized, run_networks
 from hamuco.engine.plans import Profile
@@ -20,7 +20,7 @@ from hamuco.engine.plans import Profile
 HALF, SINGLE, INT64 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64
 
 
-def graphs(bundle: Bundle, precision: Precision) -> tuple[ModelProto, ModelProto]:
+def graphs(bundle: Bundle, precision: GraphPrecision) -> tuple[ModelProto, ModelProto]:
     return estimator_graph(bundle.estimator, precision), interaction_graph(bundle.interaction, precision)
 
 
@@ -46,7 +46,7 @@ def test_cut_graphs_fed_with_what_was_cut_away_are_the_bundles(bundle: Bundle, p
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_types_at_the_seams_do_not_depend_on_the_precision(bundle: Bundle, precision: Precision) -> None:
+def test_types_at_the_seams_do_not_depend_on_the_precision(bundle: Bundle, precision: GraphPrecision) -> None:
     def types(values: object) -> dict[str, int]:
         return {one.name: one.type.tensor_type.elem_type for one in values}  # type: ignore[attr-defined]
 
@@ -63,7 +63,9 @@ def test_types_at_the_seams_do_not_depend_on_the_precision(bundle: Bundle, preci
 @pytest.mark.parametrize(
     ("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16), ("f32", TensorProto.FLOAT)]
 )
-def test_layers_compute_in_the_precision_but_for_the_heads(bundle: Bundle, precision: Precision, kind: int) -> None:
+def test_layers_compute_in_the_precision_but_for_the_heads(
+    bundle: Bundle, precision: GraphPrecision, kind: int
+) -> None:
     for graph in graphs(bundle, precision):
         weights = {one.name: one for one in graph.graph.initializer}
         products = [node for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
@@ -86,7 +88,7 @@ def test_rounding_to_half_precision_costs_little(bundle: Bundle) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "p99"), [("fp16", 0.2), ("bf16", 1.6)])  # 8 bits and not 11: eight times as much
-def test_what_precisions_cost_on_hands(precision: Precision, p99: float) -> None:
+def test_what_precisions_cost_on_hands(precision: GraphPrecision, p99: float) -> None:
     bundle = load_bundle(HAMUCO_S)
     moments = demo_crops(bundle.card.image_size, Profile((1, 4, 4), 2))
     estimator, interaction = map(rounded_run, graphs(bundle, precision))

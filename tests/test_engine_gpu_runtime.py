@@ -21,7 +21,7 @@ from gpu_scene import HALF, SINGLE, Scene, assert_same, network_of, one_scene
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.cuda_driver import CudaError
 from hamuco.engine.gpu_runtime import FusedSet, GpuRuntime
-from hamuco.engine.hamuco import HaMuCoNetworks
+from hamuco.engine.hamuco import ROOT, HaMuCoNetworks
 from hamuco.engine.hamuco_views import right_crops
 from hamuco.engine.kernel_launch import Kernels
 from hamuco.engine.skinning import forward_rotations
@@ -32,7 +32,6 @@ from hamuco.training.networks import backbones
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROOT = 9
 MIRROR = np.array([-1.0, 1.0, 1.0, 1.0])
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hamuco.engine.bundle import HAMUCO_S, Bundle, BundleError, load_bundle
 from hamuco.engine.crops import BoxRule
 from hamuco.engine.hamuco import CropHands, HaMuCoNetworks, Looks, axis_angle, rotations_from_6d
-from hamuco.engine.runtime import inference_precision
+from hamuco.engine.openvino_networks import inference_precision
 from hamuco.engine.skinning import pose_rotations
 from hamuco.fusion.hand import Side
 from hamuco.training.networks.rotations import rotation_6d_to_matrix

@@ -13,7 +13,7 @@ from rigs import ring_rig
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import Frame, FrameSet
 from hamuco.capture.recording import Recording
-from hamuco.engine import runtime
+from hamuco.engine import openvino_networks
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.crops import CropCamera
 from hamuco.engine.hamuco import HaMuCoNetworks
@@ -165,7 +165,7 @@ def test_a_camera_without_a_frame_costs_no_compilation_and_changes_nothing_for_t
     rest = [region for region in regions if region.camera.name != gone]
     three = FrameSet(0, frames)
     with monkeypatch.context() as patch:
-        patch.setattr(runtime, "compiled", lambda *of: pytest.fail("compiled in mid-run"))
+        patch.setattr(openvino_networks, "compiled", lambda *of: pytest.fail("compiled in mid-run"))
         views = estimator(three, rest, estimator.crop(three, rest))
     alone = HaMuCoEstimator(Rig(tuple(region.camera for region in rest[::2])), networks, LandmarkEstimator())
     others = alone(three, rest, alone.crop(three, rest))

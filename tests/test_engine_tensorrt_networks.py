@@ -20,7 +20,7 @@ from hamuco.engine.device_graphs import estimator_graph
 from hamuco.engine.gpu_runtime import FusedSet, GpuRuntime, open_runtime
 from hamuco.engine.kernel_launch import Kernels
 from hamuco.engine.plans import PlanError, Profile, RuntimeName
-from hamuco.engine.tensorrt_engine import BuildError, TensorRT
+from hamuco.engine.tensorrt_engine import EngineError, TensorRT
 from hamuco.engine.tensorrt_networks import TensorRTNetworks
 from hamuco.training.gpu_networks import TorchNetworks
 
@@ -102,14 +102,14 @@ def test_more_than_the_engine_takes_is_refused_and_named_with_the_command(
 ) -> None:
     fake_plan(own_bundle, "tensorrt", profile=Profile((1, 4, 4), 1))
     opened, scene = open_runtime(own_bundle, "tensorrt", one_scene().cameras, hands=1), one_scene()
-    with pytest.raises(BuildError) as caught:
+    with pytest.raises(EngineError) as caught:
         opened.start(scene.images, scene.hands)
     assert str(caught.value) == (
         "2 hands in 4 views are more or less than the engine takes, 1:4:4 views, 1 hand. Build one that does: hamuco build "
         f"{own_bundle.path} --runtime tensorrt --precision fp16 --views 1:4:4 --hands 2"
     )
     held = installed.held()
-    with pytest.raises(BuildError):
+    with pytest.raises(EngineError):
         opened.start(scene.images, scene.hands)
     assert installed.held() == held
     assert _run(opened, hands=1).valid.shape == (1, 4)
@@ -170,7 +170,7 @@ def test_what_the_library_refuses_is_said_in_one_line(
 ) -> None:
     fake_plan(own_bundle, "tensorrt-rtx")
     _trt("tensorrt-rtx").refused.add(refused)
-    with pytest.raises(BuildError, match=said) as caught:
+    with pytest.raises(EngineError, match=said) as caught:
         _run(open_runtime(own_bundle, "tensorrt-rtx", one_scene().cameras, 2))
     assert "\n" not in str(caught.value)
 
@@ -183,7 +183,7 @@ def test_an_engine_that_lacks_a_tensor_is_refused(own_bundle: Bundle) -> None:
     onnx.checker.check_model(graph)
     plan.estimator.write_bytes(engine_of(graph, PROFILE))
     with pytest.raises(
-        BuildError, match=r"estimator.engine should have the tensors images, .*; betas differ\. Build it again"
+        EngineError, match=r"estimator.engine should have the tensors images, .*; betas differ\. Build it again"
     ):
         TensorRTNetworks(own_bundle, plan, fake_device())
     # `find_plan` sees it before.
@@ -196,7 +196,7 @@ def test_shapes_beyond_the_profile_are_named(own_bundle: Bundle) -> None:
         engine_of(estimator_graph(own_bundle.estimator, "fp16"), PROFILE), fake_device()
     )
     with pytest.raises(
-        BuildError,
+        EngineError,
         match=r"cannot take images of shape \(9, 3, 64, 64\): the engine was built for \(1, 3, 64, 64\) to \(8, 3, 64, 64\)",
     ):
         engine.context({"images": (9, 3, 64, 64)})
@@ -220,7 +220,7 @@ def test_the_real_library_says_that_there_is_no_gpu(own_bundle: Bundle, monkeypa
     for content in (engine, b"not an engine"):
         plan.estimator.write_bytes(content)
         with pytest.raises(
-            BuildError, match=r"estimator.engine: tensorrt-rtx 1\.\S+ cannot load it on Fake GPU: \S+"
+            EngineError, match=r"estimator.engine: tensorrt-rtx 1\.\S+ cannot load it on Fake GPU: \S+"
         ) as caught:
             TensorRTNetworks(own_bundle, plan, fake_device())
         assert "\n" not in str(caught.value)

@@ -21,9 +21,10 @@ from hands_in_crops import (
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.training.batch import Batch, Views
 from hamuco.training.losses import LossConfig, LossWeights, losses
-from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.networks.prediction import HandPrediction
 from hamuco.training.networks.rotations import axis_angle_to_matrix
 
 NAMES = tuple(field.name for field in fields(LossWeights))

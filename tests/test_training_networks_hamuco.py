@@ -11,6 +11,7 @@ import torch
 from synthetic_hand import synthetic_hand
 from torch import Tensor
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.engine.skinning import forward
 from hamuco.training.batch import Batch, Views
@@ -18,7 +19,7 @@ from hamuco.training.networks.estimator import EstimatorConfig
 from hamuco.training.networks.hamuco import HaMuCo, HaMuCoConfig, HaMuCoOutput, default_config
 from hamuco.training.networks.interaction import InteractionConfig
 from hamuco.training.networks.parameters import OUTPUTS
-from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.networks.prediction import HandPrediction
 from hamuco.training.validation import fused_joints
 
 SMALL = HaMuCoConfig(

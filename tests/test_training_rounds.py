@@ -13,6 +13,7 @@ from hands_in_crops import LAYER
 from small_training import small_config, write_drawn_hands
 from torch import Tensor, nn
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.training.augment import PLAIN, move
 from hamuco.training.batch import Batch, Views
 from hamuco.training.checkpoint import load_checkpoint
@@ -22,7 +23,7 @@ from hamuco.training.keeper import CONFIG, LAST
 from hamuco.training.loader import stack_samples
 from hamuco.training.networks.hamuco import HaMuCoOutput
 from hamuco.training.networks.parameters import project
-from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.networks.prediction import HandPrediction
 from hamuco.training.rounds import relabel, train_rounds
 
 SAMPLES, VIEWS = 6, 3

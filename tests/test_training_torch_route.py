@@ -21,10 +21,10 @@ from hamuco.app.build_command import demo_crops
 from hamuco.engine.build import build_plan
 from hamuco.engine.builders import Array, Run
 from hamuco.engine.bundle import HAMUCO_S, Bundle, load_bundle
-from hamuco.engine.device_graphs import Precision, estimator_graph, interaction_graph
+from hamuco.engine.device_graphs import GraphPrecision, estimator_graph, interaction_graph
 from hamuco.engine.parity import measure_parity
 from hamuco.engine.plans import NOT_COMPARED, Plan, Platform, Profile, Wanted, find_plan
-from hamuco.engine.tensorrt_engine import BuildError
+from hamuco.engine.tensorrt_engine import EngineError
 from hamuco.training import torch_route
 from hamuco.training.torch_route import Exported, TorchRoute, exported, load_torch_tensorrt
 from hamuco.training.weights import bundle_network
@@ -72,7 +72,7 @@ def built(trained: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Built(plan, library.asked, steps, compared)
 
 
-def graphs(bundle: Bundle, precision: Precision) -> tuple[ModelProto, ModelProto]:
+def graphs(bundle: Bundle, precision: GraphPrecision) -> tuple[ModelProto, ModelProto]:
     return estimator_graph(bundle.estimator, precision), interaction_graph(bundle.interaction, precision)
 
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_converted_says_why_in_a_line_and_leaves_nothing(
 ) -> None:
     library = FakeTorchTensorRT()
     library.error = error
-    with pytest.raises(BuildError, match=f"^torch-tensorrt 2.14.0 could not build {words}") as raised:
+    with pytest.raises(EngineError, match=f"^torch-tensorrt 2.14.0 could not build {words}") as raised:
         build_plan(trained, TorchRoute(library, HERE, "cpu"), "fp16", PROFILE, _not_compared, _silent)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 450
@@ -259,7 +259,7 @@ def test_weights_beyond_half_precision_are_refused(trained: Bundle) -> None:
     network = bundle_network(trained)
     with torch.no_grad():
         network.get_parameter("interaction.head_graph.layers.1.linear.bias")[0] = 1e5
-    with pytest.raises(BuildError, match=r"linear\.bias has numbers beyond fp16: build with --precision bf16$"):
+    with pytest.raises(EngineError, match=r"linear\.bias has numbers beyond fp16: build with --precision bf16$"):
         exported(network, "fp16", CPU, PROFILE)
 
 
@@ -270,17 +270,17 @@ def _older(program: Any, inputs: Any) -> bytes:
 def test_a_library_that_will_not_do_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     install = r'pip install "hamuco\[torch-tensorrt\]"$'
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
-    with pytest.raises(BuildError, match=f"^torch-tensorrt is not installed: {install}"):
+    with pytest.raises(EngineError, match=f"^torch-tensorrt is not installed: {install}"):
         load_torch_tensorrt()
     library = FakeTorchTensorRT()
     monkeypatch.setitem(sys.modules, "torch_tensorrt", library)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert load_torch_tensorrt() is library
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BuildError, match=r"and torch \S+ finds none; --runtime tensorrt-rtx builds without one$"):
+    with pytest.raises(EngineError, match=r"and torch \S+ finds none; --runtime tensorrt-rtx builds without one$"):
         load_torch_tensorrt()
     library.dynamo.convert_exported_program_to_serialized_trt_engine = _older
-    with pytest.raises(BuildError, match=f"2.14.0 cannot name what engines take and give: {install}"):
+    with pytest.raises(EngineError, match=f"2.14.0 cannot name what engines take and give: {install}"):
         load_torch_tensorrt()
 
 
@@ -294,6 +294,6 @@ def test_a_library_whose_own_libraries_are_missing_says_which(tmp_path: Path, mo
         ("import no_such_tensorrt", "needs no_such_tensorrt, which is not installed: pip"),
     ):
         (tmp_path / "torch_tensorrt.py").write_text(text)
-        with pytest.raises(BuildError, match=f"^torch-tensorrt {words}"):
+        with pytest.raises(EngineError, match=f"^torch-tensorrt {words}"):
             load_torch_tensorrt()
         monkeypatch.delitem(sys.modules, "torch_tensorrt", raising=False)

@@ -21,7 +21,7 @@ from hamuco.engine.crops import CropCamera
 from hamuco.engine.hand_model import JOINTS, LANDMARKS, HandModel
 from hamuco.engine.landmarks import CROP_SIZE, regions_from_joints
 from hamuco.engine.model_files import HAND_LANDMARK, model_path
-from hamuco.engine.runtime import Network
+from hamuco.engine.openvino_networks import Network
 from hamuco.engine.skinning import axis_angle_to_matrix, bone_transforms, forward, pose_rotations, rest_joints
 
 FloatArray = NDArray[np.float64]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hamuco.engine.cuda import Stream
-from hamuco.engine.gpu_networks import LaunchedGraph, Looked, NetworkInputs, Refined
+from hamuco.engine.gpu_networks import EstimatorOutputs, InteractionOutputs, LaunchedGraph, NetworkInputs
 from hamuco.engine.hand_model import LANDMARKS
 from hamuco.engine.kernel_launch import FeatureMap
 from hamuco.training.networks.backbones import Maps, resized
@@ -187,21 +187,21 @@ class _Prepared:
         self._modules, self._device, self._inputs = modules, device, inputs
 
     @torch.inference_mode()
-    def look(self, stream: Stream) -> Looked:
+    def look(self, stream: Stream) -> EstimatorOutputs:
         with _current(stream, self._device):
             hands, self._maps = self._modules.look(self._inputs.images)
             self._looked = _contiguous(hands)
         pose, betas, camera = (one.data_ptr() for one in self._looked)
-        return Looked(pose, betas, camera, tuple(_feature_map(level) for level in self._maps[:3]))
+        return EstimatorOutputs(pose, betas, camera, tuple(_feature_map(level) for level in self._maps[:3]))
 
     @torch.inference_mode()
-    def refine(self, stream: Stream) -> Refined:
+    def refine(self, stream: Stream) -> InteractionOutputs:
         with _current(stream, self._device):
             given, pose = self._inputs, self._looked[0]
             known = torch.cat([given.location.flatten(1), pose[:, 1:].flatten(1), given.half_angle[:, None]], dim=1)
             better = self._modules.refine(self._maps[3], given.sampled, known, given.places >= 0)
             self._refined = _contiguous(better)
-        return Refined(self._refined[0].data_ptr(), self._refined[2].data_ptr())
+        return InteractionOutputs(self._refined[0].data_ptr(), self._refined[2].data_ptr())
 
 
 class _Single(nn.Module):

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.training.alignment import align_views, fused_points, procrustes_rotations, relative_rotations
 from hamuco.training.batch import Batch
-from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.networks.prediction import HandPrediction
 from hamuco.training.networks.rotations import matrix_to_axis_angle
 
 _UNIT_M = 0.2

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.training.alignment import fused_points_in_world, ransac_centre
 from hamuco.training.augment import PLAIN, move
 from hamuco.training.batch import Batch, to_device
@@ -24,7 +25,6 @@ from hamuco.training.crop_set import CropSet, copy_with_labels
 from hamuco.training.keeper import CONFIG, LAST, Tell
 from hamuco.training.loader import stack_samples
 from hamuco.training.networks.hamuco import HaMuCoOutput
-from hamuco.training.networks.prediction import ROOT
 from hamuco.training.processes import this_process
 from hamuco.training.sources import Progress, SourceConfig, prepare
 from hamuco.training.trainer import TrainingError, train

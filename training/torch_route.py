@@ -32,13 +32,13 @@ from hamuco.engine.builders import Progress
 from hamuco.engine.bundle import Bundle
 from hamuco.engine.hand_model import JOINTS, LANDMARKS
 from hamuco.engine.plans import Platform, Precision, Profile, RouteName
-from hamuco.engine.tensorrt_engine import BuildError, one_line
+from hamuco.engine.tensorrt_engine import EngineError, one_line
 from hamuco.training.gpu_networks import DeviceNetworks
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.weights import bundle_network
 
 if TYPE_CHECKING:
-    from hamuco.engine.device_graphs import Precision as GraphPrecision
+    from hamuco.engine.device_graphs import GraphPrecision
 
 TensorType = tuple[tuple[str | int, ...], torch.dtype]
 """Of an input: its shape, in which `crops`, `hands` and `views` vary, and what it is made of."""
@@ -89,7 +89,7 @@ class TorchRoute:
         """See `Route`.
 
         Raises:
-            BuildError: it cannot be built.
+            EngineError: it cannot be built.
             BundleError, CheckpointError: the bundle does not tell its networks.
             OSError: a file cannot be read or written.
         """
@@ -120,7 +120,7 @@ class TorchRoute:
             except Exception as error:  # RuntimeError, AssertionError, TypeError and more: nothing of its own
                 cause = error.__cause__ or error  # what it wraps this in may print the whole graph
                 reason = one_line(str(cause)) or heard.error or type(cause).__name__
-                raise BuildError(
+                raise EngineError(
                     f"torch-tensorrt {library.__version__} could not build the {network.name}: "
                     f"{shorten(reason, _MOST_SAID, placeholder=' ...')}. Build it with --route onnx"
                 ) from error
@@ -135,7 +135,7 @@ def load_torch_tensorrt() -> Any:
     """The library.
 
     Raises:
-        BuildError: it is not installed, cannot be loaded, is too old, or there is no GPU.
+        EngineError: it is not installed, cannot be loaded, is too old, or there is no GPU.
     """
     try:
         with warnings.catch_warnings():
@@ -143,15 +143,15 @@ def load_torch_tensorrt() -> Any:
             library = importlib.import_module("torch_tensorrt")
     except ModuleNotFoundError as error:
         needs = "" if error.name == "torch_tensorrt" else f"needs {error.name}, which "
-        raise BuildError(f"torch-tensorrt {needs}is not installed: {_INSTALL}") from error
+        raise EngineError(f"torch-tensorrt {needs}is not installed: {_INSTALL}") from error
     except (ImportError, OSError, RuntimeError) as error:  # libraries of CUDA that are missing, or of other versions
         reason = shorten(one_line(str(error)), _MOST_SAID, placeholder=" ...")
-        raise BuildError(f"torch-tensorrt cannot be loaded ({reason}): {_INSTALL}") from error
+        raise EngineError(f"torch-tensorrt cannot be loaded ({reason}): {_INSTALL}") from error
     convert = library.dynamo.convert_exported_program_to_serialized_trt_engine
     if "output_binding_names" not in inspect.signature(convert).parameters:
-        raise BuildError(f"torch-tensorrt {library.__version__} cannot name what engines take and give: {_INSTALL}")
+        raise EngineError(f"torch-tensorrt {library.__version__} cannot name what engines take and give: {_INSTALL}")
     if not torch.cuda.is_available():
-        raise BuildError(
+        raise EngineError(
             f"torch-tensorrt builds on the GPU that the engine is for, and torch {torch.__version__} finds none; "
             "--runtime tensorrt-rtx builds without one"
         )
@@ -171,13 +171,13 @@ def exported(
             varies in the program, but not in the engine.
 
     Raises:
-        BuildError: its weights are beyond the precision.
+        EngineError: its weights are beyond the precision.
     """
     networks = DeviceNetworks(network, device, _TYPES[precision])
     _keep_norms_single(networks, network, device)
     for name, weights in networks.named_parameters():
         if not weights.isfinite().all():
-            raise BuildError(f"{name} has numbers beyond {precision}: build with --precision bf16")
+            raise EngineError(f"{name} has numbers beyond {precision}: build with --precision bf16")
     seam = torch.float32 if precision == "f32" else torch.float16
     size, last = network.config.estimator.image_size, networks.estimator.backbone.channels[3]
     look: dict[str, TensorType] = {"images": (("crops", 3, size, size), seam)}

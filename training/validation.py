@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hamuco.engine.hamuco import ROOT
 from hamuco.training.alignment import align_views, fused_points, procrustes_rotations, relative_rotations
 from hamuco.training.batch import Batch
 from hamuco.training.metrics import joint_errors, mean, procrustes_aligned, root_aligned
 from hamuco.training.networks.hamuco import HaMuCoOutput
-from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.networks.prediction import HandPrediction
 
 Figure = Literal[
     "single_mpjpe_mm",

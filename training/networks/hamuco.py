@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from hamuco.engine.hamuco import DEPTH_UNIT
+from hamuco.engine.hamuco import DEPTH_UNIT, ROOT
 from hamuco.engine.hand_model import HandModel
 from hamuco.training.batch import Views
 from hamuco.training.networks.estimator import Estimator, EstimatorConfig
 from hamuco.training.networks.hand_layer import HandLayer
 from hamuco.training.networks.interaction import Interaction, InteractionConfig
 from hamuco.training.networks.parameters import HandParameters, project
-from hamuco.training.networks.prediction import ROOT, HandPrediction
+from hamuco.training.networks.prediction import HandPrediction
 from hamuco.training.networks.rotations import matrix_to_6d, rotation_6d_to_matrix
 
 

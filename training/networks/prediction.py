@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-ROOT = 9
-"""The joint at the origin of root-relative points: the middle finger's knuckle."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandPrediction:

@@ -11,7 +11,7 @@ import pytest
 
 from hamuco.app.offline import DEMO_CLIP
 from hamuco.engine.bundle import HAMUCO_S
-from hamuco.engine.runtime import Network
+from hamuco.engine.openvino_networks import Network
 
 # Sums of some hundred single precision products, in another order, through some twenty layers: outputs of order 1 differ by
 # 1e-6 or so, and maps that are larger by as much of their size.
@@ -39,7 +39,7 @@ _POLICIES = """
 import os, sys
 import numpy as np
 from hamuco.engine.bundle import HAMUCO_S
-from hamuco.engine.runtime import Network
+from hamuco.engine.openvino_networks import Network
 
 def refuse(*arguments):
     raise PermissionError(1, "Operation not permitted")
