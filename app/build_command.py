@@ -144,15 +144,20 @@ def _parity(bundle: Bundle, builder: Builder, engines: tuple[bytes, bytes], prof
         device = Device(load_driver())
     except CudaError:
         return NOT_COMPARED
-    try:
+
+    def measured() -> Parity | str:
+        """The engines go with this, before their device."""
         if device.architecture not in builder.platform.architectures:
             return f"not compared: {device.name} is {device.architecture}"
         estimator, interaction = (builder.loaded(engine, device) for engine in engines)
         return measure_parity(bundle, estimator, interaction, demo_crops(bundle.card.image_size, profile))
+
+    try:
+        parity = measured()
     except (ValueError, OSError) as error:  # minutes of building are not to be lost
-        return f"not compared: {error}"
-    finally:
-        device.close()
+        parity = f"not compared: {error}"
+    device.close()  # not in a `finally`, where an error would still hold the engines
+    return parity
 
 
 def demo_crops(size: int, profile: Profile) -> list[HandCrops]:

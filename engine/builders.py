@@ -63,7 +63,7 @@ class Builder:
                 raise EngineError("tensorrt builds for the GPU that is here: leave --arch out, or use tensorrt-rtx")
             platform = _platform_here(runtime, trt.__version__)
         self.platform = platform
-        self._builder = trt.Builder(self._library.log)
+        self._builder = self._library.made(trt.Builder)
 
     def build(
         self,
@@ -105,8 +105,11 @@ class Builder:
                 config.set_compute_capability(capability, index)
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # what allocates when it runs, no graph can hold
         else:
-            # Of another version or device, or damaged, it is not taken, and the build starts without.
-            config.set_timing_cache(config.create_timing_cache(timings) or config.create_timing_cache(b""), False)
+            empty = config.create_timing_cache(b"")
+            # One that is of another version or device, or damaged, is not taken, and the build starts without.
+            if not config.set_timing_cache(config.create_timing_cache(timings) or empty, False):
+                config.set_timing_cache(empty, False)
+        config.clear_flag(trt.BuilderFlag.TF32)  # what is to be in single precision has a reason
         # The library swallows what is raised while it calls back.
         with postponed_interruption("stopping the build") as interrupted:
             config.progress_monitor = monitor = _monitor(trt, progress, interrupted)

@@ -79,6 +79,8 @@ class Device:
         """Give back all that was made here, working or not; pinned arrays must not be touched any more."""
         self.driver.try_to("cuCtxSetCurrent", self._context)
         self._cleanup.close()
+        self.driver.try_to("cuCtxSetCurrent", None)  # else the next library to come finds a context that is gone
+        self._context = None
 
     def memory(self, size: int) -> int:
         """The address of `size` bytes on the device, aligned to 256."""
@@ -148,15 +150,16 @@ class Device:
         graph = c_void_p()
         self.driver.call("cuStreamBeginCapture_v2", stream.handle, _THREAD_LOCAL)
         try:
-            work()
-        except BaseException:
-            self.driver.try_to("cuStreamEndCapture", stream.handle, byref(graph))
-            raise
-        self.driver.call("cuStreamEndCapture", stream.handle, byref(graph), doing="capturing a CUDA graph")
-        try:
+            try:
+                work()
+            except BaseException:
+                self.driver.try_to("cuStreamEndCapture", stream.handle, byref(graph))
+                raise
+            self.driver.call("cuStreamEndCapture", stream.handle, byref(graph), doing="capturing a CUDA graph")
             return Graph(self.driver, self._made("cuGraphInstantiateWithFlags", "cuGraphExecDestroy", graph, 0))
         finally:
-            self.driver.try_to("cuGraphDestroy", graph)
+            if graph:
+                self.driver.try_to("cuGraphDestroy", graph)
 
     def _made(self, maker: str, destroyer: str, *arguments: Any, doing: str = "") -> int:
         handle = c_void_p()

@@ -56,11 +56,10 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 INVALID_VALUE, OUT_OF_MEMORY, NO_BINARY, _BAD_PTX = 1, 2, 209, 222
-# After these the context is of no more use: a kernel failed, the device fell off the bus, another program reset it.
-_LOSSES = {46, 214, 220, 226, 700, 702, 709, 710, *range(714, 720), 999}
 
 DRIVERS = "Ubuntu: sudo apt install nvidia-driver-580; others: https://www.nvidia.com/drivers"
 REBUILD = "python -m hamuco.engine.kernels.build"
+_RESTART = "Drivers give the GPU back to a program that is started again, and mostly not before"
 _ADVICE = {
     OUT_OF_MEMORY: "end other programs on the GPU, which nvidia-smi lists, or use fewer views",
     34: "a CUDA toolkit's stub stands in for the driver: take the folder `stubs` out of LD_LIBRARY_PATH",
@@ -68,7 +67,9 @@ _ADVICE = {
     100: "the driver sees no GPU: compare with what nvidia-smi lists, and with CUDA_VISIBLE_DEVICES",
     201: "a thread that did not open the device calls Device.make_current first",
     _BAD_PTX: f"update the driver ({DRIVERS}) or build for this GPU: {REBUILD}",
-    700: "a kernel went beyond its memory; compute-sanitizer says which. The device has to be opened anew",
+    700: f"a kernel went beyond its memory; compute-sanitizer says which. {_RESTART}",
+    719: f"a kernel failed; compute-sanitizer may say which. {_RESTART}",
+    802: "its services do not all run: sudo systemctl start nvidia-fabricmanager, which has to be of the driver's version",
     803: "the driver was updated while it was running: sudo reboot",
     804: "this GPU cannot run a newer CUDA than its driver's: take the cuda-compat folder out of LD_LIBRARY_PATH",
     999: "the driver gives no reason; sudo dmesg may, and a restart of the computer often helps",
@@ -85,15 +86,6 @@ class CudaError(OSError):
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
         self.code = code
-
-    @property
-    def out_of_memory(self) -> bool:
-        return self.code == OUT_OF_MEMORY
-
-    @property
-    def lost(self) -> bool:
-        """Whether the device has to be closed and opened again before anything else works."""
-        return self.code in _LOSSES
 
 
 class Driver:

@@ -34,10 +34,11 @@ class FrameMemory:
         self._here = [device.pinned(self._block.size) for _ in range(SLOTS)]
         self._there = [device.memory(self._block.size) for _ in range(SLOTS)]
 
-    def fill(self, images: Mapping[str, NDArray[np.uint8]], slot: int) -> NDArray[np.void]:
-        """Take images in, and tell the crop kernel where they will be, (C,) `CAMERA_FRAME`.
+    def upload(self, images: Mapping[str, NDArray[np.uint8]], slot: int, stream: Stream) -> NDArray[np.void]:
+        """Queue copies of images, and tell the crop kernel where they will be, (C,) `CAMERA_FRAME`.
 
-        A camera without an image keeps the pixels of an earlier set, which no region reads.
+        Each is on its way while the next is copied to where the device can fetch it. A camera without an image keeps the
+        pixels of an earlier set, which no region reads.
 
         Raises:
             ValueError: an image is not of its camera's size.
@@ -52,12 +53,10 @@ class FrameMemory:
                 camera, shape, shape[1] * (3 if len(shape) == 3 else 1), addresses[camera.name]
             )
             if image is not None:
-                places[camera.name][: image.size].reshape(shape)[:] = image
+                place = places[camera.name][: image.size]
+                place.reshape(shape)[:] = image
+                self._device.upload(addresses[camera.name], place, stream.handle)
         return packed
-
-    def upload(self, slot: int, stream: Stream) -> None:
-        """Queue a slot's copy."""
-        self._device.upload(self._there[slot], self._here[slot], stream.handle)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

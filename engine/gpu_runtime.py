@@ -151,9 +151,8 @@ class GpuRuntime:
         slot, chain, compute = self._slot, self._chain(len(hands)), self._compute
         memory = chain.memory
         inputs = memory.inputs_at(slot)
-        inputs["cameras"][:] = self._frames.fill(images, slot)
         self._fill_hands(inputs, images, hands)
-        self._frames.upload(slot, self._upload)
+        inputs["cameras"][:] = self._frames.upload(images, slot, self._upload)
         self._uploaded[slot].record(self._upload)
         memory.upload(slot, compute)
         compute.wait(self._uploaded[slot])

@@ -30,8 +30,8 @@ GPU_COUNTERS = ("gpu_faults", "cpu_fallback")
 # With this one the GPU is given up for the rest of the run. What works in between does not count: whoever tracks for a
 # week may want to start it again after three faults, but never to see it fail and recover for ever.
 _MOST_FAULTS = 3
-# After any other one the GPU is opened again so much later (capture time): time for a driver to reset a device, or for
-# another program to give memory back.
+# After any other one it is tried again so much later (capture time): time for another program to give memory back, or for
+# the device to be reset. After a kernel's fault CUDA promises nothing to a process but its end; then all tries fail.
 _PAUSE_NS = 5_000_000_000
 # What a GPU does that worked before. The last two come of opening it again.
 _FAULTS = (CudaError, EngineError, PlanError)
@@ -144,7 +144,7 @@ class GpuHaMuCoEstimator:
         self._again_ns = t_ns + _PAUSE_NS
         number = self.counters["gpu_faults"]
         if number < _MOST_FAULTS:
-            then = f"the CPU takes over, in {_PAUSE_NS / 1e9:.0f} s the GPU is opened again"
+            then = f"the CPU takes over, in {_PAUSE_NS / 1e9:.0f} s the GPU is tried again"
         else:
             then = "the CPU tracks for the rest of the run"
         self.events.append(f"GPU fault {number} of {_MOST_FAULTS}, {then}: {error}")

@@ -12,13 +12,14 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from hamuco.engine.cuda import Device
+from hamuco.engine.cuda_driver import DRIVERS
 from hamuco.engine.plans import RuntimeName
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,20 @@ class TensorRT:
         self.runtime, self.name = runtime, f"{runtime} {self.module.__version__}"
         self.log = _logger(self.module)
 
+    def made(self, kind: Callable[[Any], Any]) -> Any:
+        """The library's Builder or Runtime.
+
+        Raises:
+            EngineError: it cannot be made, mostly because the driver is older than the library.
+        """
+        self.log.forget()
+        try:
+            return kind(self.log)
+        except TypeError as error:  # how a constructor that fails comes through pybind11
+            raise EngineError(
+                f"{self.name} does not start: {self.log.last_error()}. It may need a newer driver ({DRIVERS})"
+            ) from error
+
     def engine(self, engine: bytes, device: Device) -> Engine:
         """Load an engine.
 
@@ -72,7 +87,7 @@ class Engine:
         """See `TensorRT.engine`."""
         trt, self._library, self._device = library.module, library, device
         library.log.forget()
-        self._runtime = trt.Runtime(library.log)
+        self._runtime = library.made(trt.Runtime)
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
             raise EngineError(f"{library.name} cannot load it on {device.name}: {library.log.last_error()}")
@@ -183,17 +198,20 @@ def _logger(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self.forget()
 
         def forget(self) -> None:
-            self.errors.clear()
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
 
         def last_error(self) -> str:
-            return self.errors[-1] if self.errors else "it says no reason"
+            return (self.errors or self.warnings or ["it says no reason"])[-1]
 
         def log(self, severity: Any, message: str) -> None:
             _log.debug("%s: %s", severity.name.lower(), one_line(message))
             if severity <= trt.ILogger.ERROR:
                 self.errors.append(one_line(message))
+            elif severity == trt.ILogger.WARNING:  # which CUDA's errors are while the library starts
+                self.warnings.append(one_line(message))
 
     return Log()

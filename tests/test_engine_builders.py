@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from onnx import ModelProto, TensorProto, helper
@@ -24,7 +27,7 @@ from hamuco.engine.plans import (
     Wanted,
     find_plan,
 )
-from hamuco.engine.tensorrt_engine import EngineError, load_runtime
+from hamuco.engine.tensorrt_engine import EngineError, TensorRT, load_runtime
 
 PROFILE = Profile((1, 3, 5), 2)
 
@@ -95,13 +98,24 @@ def test_the_default_bundle_is_built_for_all_gpus(
     assert tmp_path in plan.path.parents
 
 
-def test_an_interrupted_build_leaves_nothing(rtx: Builder, own_bundle: Bundle) -> None:
+@pytest.mark.parametrize("by", ["Ctrl-C", "an exception"])
+def test_an_interrupted_build_leaves_nothing(
+    rtx: Builder, own_bundle: Bundle, by: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[str] = []
+
     def interrupt(what: str, done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        steps.append(what)
+        if by != "Ctrl-C":
+            raise KeyboardInterrupt
+        if len(steps) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         build_plan(own_bundle, OnnxRoute(rtx), "fp16", PROFILE, _not_compared, interrupt)
+    assert len(steps) < 5  # of the first of two networks, where there are some more
     assert not (own_bundle.path / "engines").exists()
+    assert ("stopping the build; Ctrl-C again stops at once" in capfd.readouterr().err) == (by == "Ctrl-C")
 
 
 def _graph(operator: str, shape: tuple[str | int, ...], kind: int) -> ModelProto:
@@ -144,6 +158,22 @@ def test_an_architecture_that_is_not_built_for_is_refused(rtx: Builder, architec
 def test_a_runtime_that_is_not_installed_says_how_to_get_it() -> None:
     with pytest.raises(EngineError, match=r'^tensorrt is not installed: pip install "hamuco\[tensorrt\]"$'):
         Builder("tensorrt")
+
+
+def test_a_library_that_does_not_start_says_why_and_what_to_do(rtx: Builder) -> None:
+    library = TensorRT("tensorrt-rtx")
+    severity = library.module.ILogger.Severity
+
+    def refuse(log: Any) -> None:  # as with a driver that is older than the library
+        log.log(severity.WARNING, "CUDA initialization failure with error: 35\n")
+        log.log(severity.INFO, "good bye")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(
+        EngineError,
+        match=r"^tensorrt-rtx 1\.\S+ does not start: CUDA .* error: 35\. It may need a newer driver \(Ubuntu",
+    ):
+        library.made(refuse)
 
 
 def test_bindings_without_their_libraries_say_how_to_get_them(rtx: Builder) -> None:

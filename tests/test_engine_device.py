@@ -15,7 +15,7 @@ from fake_driver import FATBIN, PARAMETERS, fake_device
 from kernel_checks import CHECKS, Memory
 
 from hamuco.engine.cuda import Device
-from hamuco.engine.cuda_driver import CudaError, load_driver
+from hamuco.engine.cuda_driver import OUT_OF_MEMORY, CudaError, load_driver
 from hamuco.engine.kernel_launch import FeatureMap, Kernels
 
 pytestmark = pytest.mark.gpu
@@ -87,7 +87,7 @@ def test_errors_of_the_real_driver(device: Device) -> None:
         Device(device.driver, 99)
     with pytest.raises(CudaError, match=r"MiB of .* memory: out of memory \(CUDA_ERROR_OUT_OF_MEMORY\)") as caught:
         device.memory(2**50)
-    assert caught.value.out_of_memory
+    assert caught.value.code == OUT_OF_MEMORY
     with pytest.raises(CudaError, match=r"loading crop.fatbin: .*CUDA_ERROR_INVALID"):
         device.module("crop.fatbin", b"no machine code" + bytes(1000))
     fatbin = Path(__file__).parents[1] / "engine/kernels/fusion.fatbin"

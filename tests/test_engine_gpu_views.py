@@ -210,7 +210,7 @@ def test_two_faults_are_recovered_from_and_the_third_is_the_last(
     assert on_gpu.counters == {"gpu_faults": 3, "cpu_fallback": 7}
     assert stand_in.count("cuDevicePrimaryCtxRetain") == 3
     assert on_gpu.events[1::2] == 2 * [f"the GPU is back: {GPU}"]
-    faults, again = on_gpu.events[::2], "the CPU takes over, in 5 s the GPU is opened again"
+    faults, again = on_gpu.events[::2], "the CPU takes over, in 5 s the GPU is tried again"
     for number, (text, then) in enumerate(
         zip(faults, (again, again, "the CPU tracks for the rest of the run"), strict=True)
     ):

@@ -112,6 +112,7 @@ class TorchRoute:
                     arg_input_binding_names=tuple(network.inputs),
                     output_binding_names=network.outputs,
                     require_full_compilation=True,
+                    disable_tf32=True,  # what is to be in single precision has a reason
                     decompose_attention=True,  # into the layers of the ONNX graphs; else it depends on TensorRT's version
                     timing_cache_path=str(timings),
                 )
