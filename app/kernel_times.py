@@ -22,16 +22,16 @@ from hamuco.engine.crops import CropCamera
 from hamuco.engine.cuda import Device
 from hamuco.engine.hand_arrays import hand_arrays
 from hamuco.engine.hand_model import JOINTS, HandModel
-from hamuco.engine.kernel_launch import (
+from hamuco.engine.kernel_launch import Kernels
+from hamuco.engine.kernel_structs import (
     FeatureMap,
     FusedHands,
-    HandParameters,
     HandViews,
-    Kernels,
     SkinnedHands,
-    device_hand,
+    SkinningInputs,
+    camera_frame,
+    crop_view,
 )
-from hamuco.engine.kernel_structs import camera_frame, crop_view
 from hamuco.engine.skinning import pose_rotations, skin
 from hamuco.engine.view_hand import Region
 
@@ -176,9 +176,9 @@ def _crop(kernels: Kernels, model: HandModel, arrays: _Arrays, count: int) -> Ca
 def _skin(kernels: Kernels, model: HandModel, arrays: _Arrays, count: int) -> Callable[[int], None]:
     rng, single = np.random.default_rng(0), np.float32
     packed = hand_arrays(model, kernels.dtype)
-    hand = device_hand(packed, [arrays.put(one) for one in packed.arrays()])
+    hand = packed.skinning_model([arrays.put(one) for one in packed.arrays()])
     six = pose_rotations(model, rng.normal(0, 1, (count, 3)), rng.normal(0, 0.3, (count, 45)))[..., :2]
-    given = HandParameters(
+    given = SkinningInputs(
         arrays.put(six.reshape(count, 16, 6).astype(single)),
         arrays.put(rng.normal(0, 1, (count, 10)).astype(single)),
         arrays.put(np.tile([5, 0, 0], (count, 1)).astype(single)),

@@ -14,10 +14,10 @@ from hamuco.app.view_link import ViewerLink
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import Frame, FrameSet
 from hamuco.capture.grabber import CameraEvent, Grabbers
+from hamuco.capture.interruption import postponed_interruption
 from hamuco.capture.replay import Pace
 from hamuco.capture.source import SourceConfig
 from hamuco.capture.synchronizer import Synchronizer
-from hamuco.engine.interruption import postponed_interruption
 from hamuco.fusion.pipeline import Pipeline, Result
 from hamuco.streaming.publisher import Publisher
 

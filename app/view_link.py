@@ -30,6 +30,7 @@ from hamuco.app.truth_monitor import TruthMatch
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import FrameSet
 from hamuco.capture.grabber import SlotReference
+from hamuco.capture.interruption import starting_processes
 from hamuco.engine.hand_model import HandModel
 from hamuco.fusion.hand import Side
 
@@ -134,7 +135,8 @@ class ViewerLink:
         self._control, theirs = spawn.Pipe()
         options = ViewerOptions(rig, model, hands_endpoint, notes_endpoint, where, path, with_truth)
         self._process = spawn.Process(target=_run, args=(options, theirs), name="viewer", daemon=True)
-        self._process.start()
+        with starting_processes():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> Self:
@@ -147,6 +149,9 @@ class ViewerLink:
         except (EOFError, OSError):
             self._process.join(_STOP_S)
             words = f"ended while it started (exit code {self._process.exitcode})"
+        except BaseException:  # else nobody would end what it has started
+            self.close()
+            raise
         print(f"viewer: {words}", file=sys.stderr)
         return self
 

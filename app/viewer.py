@@ -45,8 +45,9 @@ _QUEUED_MESSAGES = 100
 
 def run_viewer(options: ViewerOptions, control: Connection) -> None:
     """Body of the viewer's process: says through `control` what became of it, and runs until that closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the pipeline decides what follows
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one may be waiting; the pipeline decides what follows
     os.setsid()  # one group with the web server, see ViewerLink.close
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # Rerun would keep what is blocked
     os.nice(10)  # tracking goes first where processor time is short
     cv2.setNumThreads(1)
     recording = rr.RecordingStream("hamuco")
@@ -61,12 +62,12 @@ def run_viewer(options: ViewerOptions, control: Connection) -> None:
             recording.connect_grpc(program.url, default_blueprint=layout)
             address = program.address
     except (OSError, RuntimeError) as error:
-        control.send_bytes(f"{error}; going on without it".encode())
+        _tell(control, f"{error}; going on without it")
         return
     with zmq.Context() as context:
         scene = Scene(recording, options.rig, options.model or load_hand_model(), options.with_truth)
         viewer = _Viewer(context, options, scene)
-        control.send_bytes(address.encode())
+        _tell(control, address)
         viewer.run(control, program)
     try:
         recording.flush(timeout_sec=_FLUSH_S)
@@ -75,6 +76,11 @@ def run_viewer(options: ViewerOptions, control: Connection) -> None:
             print(f"viewer: the last sets are missing ({error})", file=sys.stderr)
     if program is not None:
         program.close()
+
+
+def _tell(control: Connection, words: str) -> None:
+    with suppress(BrokenPipeError):  # of a run that was stopped while the viewer started
+        control.send_bytes(words.encode())
 
 
 class _RerunProgram:

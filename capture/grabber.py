@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -27,6 +26,7 @@ import cv2
 import zmq
 
 from hamuco.capture.frame import Frame
+from hamuco.capture.interruption import starting_processes
 from hamuco.capture.source import CameraSource, SourceConfig, SourceError
 from hamuco.capture.transport import FrameNote, Note, Order, SharedFrames, StateNote, decode, encode, shared_folder
 
@@ -129,9 +129,6 @@ class Grabbers:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         spawn = multiprocessing.get_context("spawn")
-        # The tracker that spawning needs would be started by the first grabber's start, which lets SIGINT through again
-        # (Python 3.11).
-        resource_tracker.ensure_running()
         for index, config in enumerate(self._configs):
             memory = SharedFrames.create(self._folder / f"{index}.frames", config.size, self._slots)
             process = spawn.Process(
@@ -140,10 +137,8 @@ class Grabbers:
                 name=f"grabber {config.camera}",
                 daemon=True,
             )
-            # Ctrl-C reaches the whole process group; a grabber ends when its parent says so.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            process.start()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            with starting_processes():
+                process.start()
             self._poller.register(process.sentinel, zmq.POLLIN)
             self._grabbers.append(_Running(config, memory, process))
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hamuco.capture.interruption import postponed_interruption
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import CudaError, load_driver
-from hamuco.engine.interruption import postponed_interruption
 from hamuco.engine.plans import RTX_ARCHITECTURES, Platform, RuntimeName
 from hamuco.engine.tensorrt_engine import Context, EngineError, Shape, TensorRT, one_line
 

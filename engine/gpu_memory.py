@@ -11,17 +11,46 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hamuco.calibration.camera import Camera
 from hamuco.engine.cuda import Device, Stream
 from hamuco.engine.gpu_networks import GpuNetworks
 from hamuco.engine.hand_arrays import HandArrays
 from hamuco.engine.hand_model import JOINTS, LANDMARKS, SHAPES
-from hamuco.engine.kernel_launch import DeviceHand, device_hand
-from hamuco.engine.kernel_structs import CAMERA_FRAME, CROP_VIEW, Block, camera_frame
+from hamuco.engine.kernel_structs import CAMERA_FRAME, CROP_VIEW, SkinningModel, camera_frame
 
 SLOTS = 2
+
+_ALIGNMENT = 256  # what the driver gives to each of its own; kernels need 16
+
+
+class Block:
+    """Arrays with names in one block of memory, so that one copy moves them all.
+
+    Attributes:
+        size: bytes.
+        offsets: of each array, bytes.
+    """
+
+    def __init__(self, arrays: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]) -> None:
+        """`arrays`: name -> type and shape."""
+        self._arrays = {name: (np.dtype(kind), shape) for name, (kind, shape) in arrays.items()}
+        self.size, self.offsets = 0, {}
+        for name, (kind, shape) in self._arrays.items():
+            self.offsets[name] = self.size
+            self.size += -(-kind.itemsize * int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT
+
+    def views(self, memory: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """The arrays in memory (size,), which they share."""
+        return {
+            name: np.ndarray(shape, kind, memory.data, self.offsets[name])
+            for name, (kind, shape) in self._arrays.items()
+        }
+
+    def addresses(self, start: int) -> dict[str, int]:
+        """Of the arrays in memory that starts there."""
+        return {name: start + offset for name, offset in self.offsets.items()}
 
 
 class FrameMemory:
@@ -162,7 +191,7 @@ def set_memory(device: Device, shape: tuple[int, int], networks: GpuNetworks, ve
     )
 
 
-def hand_on_device(device: Device, arrays: HandArrays, stream: Stream) -> DeviceHand:
+def hand_on_device(device: Device, arrays: HandArrays, stream: Stream) -> SkinningModel:
     """Upload a hand model, and wait until it is there."""
     block = Block({str(number): (array.dtype, array.shape) for number, array in enumerate(arrays.arrays())})
     packed = np.zeros(block.size, np.uint8)
@@ -171,4 +200,4 @@ def hand_on_device(device: Device, arrays: HandArrays, stream: Stream) -> Device
     start = device.memory(block.size)
     device.upload(start, packed, stream.handle)
     stream.synchronize()
-    return device_hand(arrays, list(block.addresses(start).values()))
+    return arrays.skinning_model(list(block.addresses(start).values()))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hamuco.engine.cuda import Stream
-from hamuco.engine.kernel_launch import FeatureMap
+from hamuco.engine.kernel_structs import FeatureMap
 
 SAMPLED_MAPS = ("map_4", "map_8", "map_16")
 """Outputs of the estimator that the sampler reads; the interaction network is given the fourth, map_32, itself."""

@@ -31,15 +31,8 @@ from hamuco.engine.gpu_memory import SLOTS, FrameMemory, SetMemory, hand_on_devi
 from hamuco.engine.gpu_networks import GpuNetworks, LaunchedGraph, NetworkInputs, PreparedNetworks
 from hamuco.engine.hand_arrays import hand_arrays
 from hamuco.engine.hand_model import HandModel
-from hamuco.engine.kernel_launch import (
-    MAX_VIEWS,
-    FusedHands,
-    HandParameters,
-    HandViews,
-    Kernels,
-    SkinnedHands,
-)
-from hamuco.engine.kernel_structs import crop_view
+from hamuco.engine.kernel_launch import MAX_VIEWS, Kernels
+from hamuco.engine.kernel_structs import FusedHands, HandViews, SkinnedHands, SkinningInputs, crop_view
 from hamuco.engine.plans import Platform, RuntimeName, Wanted, find_plan
 from hamuco.engine.tensorrt_engine import load_runtime
 from hamuco.engine.tensorrt_networks import TensorRTNetworks
@@ -251,7 +244,7 @@ class GpuRuntime:
         kernels.crop(given["crops"], given["cameras"], at["images"], (count, self._networks.image_size), stream.handle)
 
         single = chain.networks.look(stream)
-        hands = HandParameters(single.pose, single.betas, single.camera, given["half_angle"])
+        hands = SkinningInputs(single.pose, single.betas, single.camera, given["half_angle"])
         skinned = SkinnedHands(0, at["joints"], at["landmarks"], at["rotations"], at["location"])
         kernels.skin_landmarks(self._hand, hands, skinned, count, stream.handle)
         kernels.sample(single.maps, at["location"], at["sampled"], count, stream.handle)

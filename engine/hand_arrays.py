@@ -10,7 +10,6 @@ mass m[j, b] = sum over v of r[j, v] w[v, b]. Only pairs (j, b) that touch are k
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hamuco.engine.hand_model import HandModel
+from hamuco.engine.kernel_structs import SkinningModel
 
 FloatArray = NDArray[np.float64]
 
@@ -26,9 +26,10 @@ _WEIGHT_SUM = 65535
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandArrays:
-    """Constants of N vertices with at most K bones each and of A anchors, in the order of the kernel's `SkinningModel`.
+    """Constants of N vertices with at most K bones each and of A anchors.
 
-    T is float16 or float32. Without posedirs in the model, both arrays of that name have 0 rows.
+    `SkinningModel` has their addresses, by the same names. T is float16 or float32. Without posedirs in the
+    model, both arrays of that name have 0 rows.
     """
 
     v_template: NDArray[np.float32]  # (3, N) m
@@ -49,14 +50,21 @@ class HandArrays:
         """All of them, contiguous, in order."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
-    def kernel_struct(self, addresses: Sequence[int]) -> bytes:
-        """The kernel's `SkinningModel`, the arrays at these addresses (of a device or here), in their order.
+    def skinning_model(self, addresses: Sequence[int]) -> SkinningModel:
+        """As the kernel is given it, the arrays at these addresses (of a device or here), in their order.
 
         An array without numbers gets a null pointer, whatever its address.
         """
-        used = [address if array.size else 0 for array, address in zip(self.arrays(), addresses, strict=True)]
-        sizes = self.v_template.shape[1], len(self.bones), len(self.anchor_bones)
-        return struct.pack(f"@{len(used)}P3i0P", *used, *sizes)  # 0P: padded to a multiple of a pointer's size
+        used = {
+            field.name: address if array.size else 0
+            for field, array, address in zip(fields(self), self.arrays(), addresses, strict=True)
+        }
+        return SkinningModel(
+            **used,
+            vertices=self.v_template.shape[1],
+            bones_per_vertex=len(self.bones),
+            anchor_count=len(self.anchor_bones),
+        )
 
 
 def hand_arrays(model: HandModel, dtype: DTypeLike) -> HandArrays:

@@ -1,16 +1,118 @@
-"""What the crop kernel is told, in the bytes that engine/kernels/crop.cuh has it in; and arrays that travel in one block."""
+"""What the kernels are told, in the bytes that the sources of engine/kernels have it in.
+
+Arguments are dataclasses, which `c_bytes` makes bytes of; cameras and crops lie in arrays on the device, and are numpy's. T is
+float16 or float32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera
 from hamuco.engine.view_hand import Region
+
+Address = Annotated[int, "a pointer in C"]
+"""Of the first number of an array on the device; 0 for none."""
+
+_CODES: dict[Any, str] = {Address: "P", int: "i"}
+
+
+@dataclass(frozen=True, slots=True)
+class SkinningModel:
+    """Constants of a hand model: the arrays of `HandArrays`, of N vertices with K bones each and of A anchors."""
+
+    v_template: Address
+    shapedirs: Address
+    posedirs: Address
+    bones: Address
+    weights: Address
+    joints: Address
+    joint_shapedirs: Address
+    anchors: Address
+    anchor_shapedirs: Address
+    anchor_posedirs: Address
+    anchor_masses: Address
+    anchor_bones: Address
+    anchor_starts: Address
+    vertices: int
+    bones_per_vertex: int
+    anchor_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SkinningInputs:
+    """What networks say of n hands in crops: pose (n, 16, 6), betas (n, 10), camera (n, 3), half_angle (n,)."""
+
+    pose: Address
+    betas: Address
+    camera: Address
+    half_angle: Address
+
+
+@dataclass(frozen=True, slots=True)
+class SkinnedHands:
+    """Where n hands go: vertices (n, N, 3) T, joints (n, 16, 3), landmarks (n, 21, 3), rotations (n, 16, 3, 3), location
+    (n, 21, 3): u, v, and depth behind the root in units of 0.2 m."""
+
+    vertices: Address
+    joints: Address
+    landmarks: Address
+    rotations: Address
+    location: Address
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """Maps (n, channels, size, size) T; strides count numbers. NCHW has size * size and 1, NHWC 1 and channels."""
+
+    values: Address
+    channels: int
+    size: int
+    channel_stride: int
+    column_stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandViews:
+    """H hands in V views each, (H, V, ...), as fusion.cuh says."""
+
+    vertices: Address
+    landmarks: Address
+    weights: Address
+    crop_from_world: Address
+    rotations: Address
+    betas: Address
+    location: Address
+    half_angle: Address
+    landmark_weights: Address
+    views: int
+    vertex_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FusedHands:
+    """Where H fused hands go, (H, ...), as fusion.cuh says."""
+
+    vertices: Address
+    landmarks: Address
+    rotations: Address
+    betas: Address
+    root: Address
+
+
+def c_bytes(structure: SkinningModel | SkinningInputs | SkinnedHands | FeatureMap | HandViews | FusedHands) -> bytes:
+    """What C has in memory of one of the structures above."""
+    kinds = get_type_hints(type(structure), include_extras=True).values()
+    # "0P" pads the end to a multiple of a pointer's size, as C does where there are pointers.
+    return struct.pack(f"@{''.join(_CODES[kind] for kind in kinds)}0P", *astuple(structure))
+
 
 CAMERA_FRAME = np.dtype(
     [
@@ -24,7 +126,6 @@ CAMERA_FRAME = np.dtype(
 CROP_VIEW = np.dtype([("camera", "i4"), ("mirrored", "i4"), ("focal", "f4"), ("crop_from_camera", "f4", (3, 3))])
 """`CropView`."""
 
-_ALIGNMENT = 256  # what the driver gives to each of its own; kernels need 16
 _WIDEST = 100.0
 _ANGLES = 10_000
 
@@ -79,31 +180,3 @@ def max_tangent(camera: Camera) -> float:
         image = tangent * np.polyval([k[4], k[1], k[0], 1], tangent**2) / np.polyval([k[7], k[6], k[5], 1], tangent**2)
     folds = np.flatnonzero(np.diff(image) <= 0)
     return float(tangent[folds[0]] if len(folds) else tangent[-1])
-
-
-class Block:
-    """Arrays with names in one block of memory, so that one copy moves them all.
-
-    Attributes:
-        size: bytes.
-        offsets: of each array, bytes.
-    """
-
-    def __init__(self, arrays: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]) -> None:
-        """`arrays`: name -> type and shape."""
-        self._arrays = {name: (np.dtype(kind), shape) for name, (kind, shape) in arrays.items()}
-        self.size, self.offsets = 0, {}
-        for name, (kind, shape) in self._arrays.items():
-            self.offsets[name] = self.size
-            self.size += -(-kind.itemsize * int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT
-
-    def views(self, memory: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """The arrays in memory (size,), which they share."""
-        return {
-            name: np.ndarray(shape, kind, memory.data, self.offsets[name])
-            for name, (kind, shape) in self._arrays.items()
-        }
-
-    def addresses(self, start: int) -> dict[str, int]:
-        """Of the arrays in memory that starts there."""
-        return {name: start + offset for name, offset in self.offsets.items()}

@@ -22,6 +22,8 @@ FloatArray = NDArray[np.float64]
 _ANCHOR_LAYERS = ((24, 2), (12, 6))
 # Overlap (intersection over union) from which two boxes are the same palm; the value MediaPipe runs the network with.
 _SAME_PALM_IOU = 0.3
+# Anchors of a lower one see no palm.
+_MIN_SCORE = 0.5
 
 WRIST_POINT, MIDDLE_MCP_POINT = 0, 2
 """Indices into `PalmDetection.points`: the line from the first to the second is the hand's up direction."""
@@ -45,10 +47,9 @@ class PalmDetection:
 class PalmDetector:
     """Finds palms in whole images."""
 
-    def __init__(self, model: Path, min_score: float = 0.5) -> None:
+    def __init__(self, model: Path) -> None:
         self._network = Network(model)
         self._anchors = _anchor_centres()
-        self._min_score = min_score
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[list[PalmDetection]]:
         """Detect in BGR images (height, width, 3) of any sizes; per image, best score first."""
@@ -62,7 +63,7 @@ class PalmDetector:
         scores = 1 / (1 + np.exp(-np.clip(logits[..., 0].astype(np.float64), -100, 100)))
         detections = []
         for raw, score, (scale, offset) in zip(values.astype(np.float64), scores, placed, strict=True):
-            keep = score >= self._min_score
+            keep = score >= _MIN_SCORE
             detections.append(self._decode(raw[keep], score[keep], self._anchors[keep], scale, offset))
         return detections
 

@@ -10,7 +10,7 @@ from hamuco.engine.bundle import Bundle
 from hamuco.engine.cuda import Device, Graph, Stream
 from hamuco.engine.gpu_networks import SAMPLED_MAPS, EstimatorOutputs, InteractionOutputs, NetworkInputs
 from hamuco.engine.hand_model import JOINTS, LANDMARKS
-from hamuco.engine.kernel_launch import FeatureMap
+from hamuco.engine.kernel_structs import FeatureMap
 from hamuco.engine.plans import Plan, Profile, build_command
 from hamuco.engine.tensorrt_engine import Context, Engine, EngineError, Shape, TensorRT
 

@@ -54,11 +54,10 @@ def hamuco_s() -> Bundle:
 @pytest.fixture(scope="session")
 def fatbins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of what the driver's stand-in takes for compiled kernels."""
-    from fake_driver import FATBIN
+    from fake_driver import write_fatbins
 
     folder = tmp_path_factory.mktemp("fatbins")
-    for name in ("crop", "skinning", "sampler", "fusion"):
-        (folder / f"{name}.fatbin").write_bytes(FATBIN)
+    write_fatbins(folder)
     return folder
 
 

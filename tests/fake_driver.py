@@ -8,13 +8,13 @@ Like the driver, it refuses what a thread asks for that has made no context curr
 from __future__ import annotations
 
 import ctypes
-import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from host_kernels import load_host_kernels
+from host_kernels import KERNELS, load_host_kernels
 from numpy.typing import NDArray
 
 from hamuco.engine.cuda import Device
@@ -33,7 +33,7 @@ NAMES = {
 _WITHOUT_CONTEXT = ("cuInit", "cuDriver", "cuGet", "cuDevice", "cuCtxSetCurrent")
 
 # Bytes of the kernels' parameters; the sources assert those of the structures.
-PARAMETERS = {"crop_normalized": (8, 8, 4, 8), "skin": (120, 32, 40), "sample": (72, 8, 16), "fuse": (80, 40)}
+PARAMETERS = {"crop_normalized": (8, 8, 4, 8), "skin": (120, 32, 40), "sample": (72, 8, 8), "fuse": (80, 40)}
 
 
 class FakeLibrary:
@@ -210,28 +210,30 @@ def fake_device(library: FakeLibrary | None = None) -> Device:
     return Device(Driver(library or FakeLibrary()))
 
 
+def write_fatbins(folder: Path) -> None:
+    """Files that it takes for the compiled kernels."""
+    for source in KERNELS.glob("*.cu"):
+        (folder / f"{source.stem}.fatbin").write_bytes(FATBIN)
+
+
 def run_on_host(name: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: list[bytes]) -> None:
     """The body of a kernel for all blocks; the grid must be the one that the kernel's source asks for."""
     kind = name.rpartition("_")[0]
     source = {"crop_normalized": "crop", "skin": "skinning", "sample": "sampler", "fuse": "fusion"}[kind]
     function: Callable[..., None] = getattr(load_host_kernels(source), name)
     if kind == "crop_normalized":
-        crops, cameras, size, out = (
-            _address(arguments[0]),
-            _address(arguments[1]),
-            *struct.unpack("@i", arguments[2]),
-            arguments[3],
-        )
+        crops, cameras, out = (_address(arguments[index]) for index in (0, 1, 3))
+        size = ctypes.c_int.from_buffer_copy(arguments[2]).value
         assert block == (32, 8, 1)
         assert all(0 <= blocks * width - size < width for blocks, width in zip(grid, block[:2], strict=False))
-        function(crops, cameras, grid[2], size, _address(out))
+        function(crops, cameras, grid[2], size, out)
     elif kind == "skin":
-        (vertices,) = struct.unpack_from("@i", arguments[0], 13 * 8)
+        vertices = ctypes.c_int.from_buffer_copy(arguments[0], 13 * 8).value
         assert (block, grid[0], grid[2]) == ((128, 1, 1), -(-vertices // 128) + 1, 1)
         function(*arguments, grid[1], 0)
     elif kind == "sample":
         assert (block, grid[0] % 21, grid[1:]) == ((128, 1, 1), 0, (1, 1))
-        function(arguments[0], _address(arguments[1]), arguments[2], grid[0] // 21)
+        function(arguments[0], _address(arguments[1]), _address(arguments[2]), grid[0] // 21)
     else:
         assert block[0] % 32 == 0
         assert block[0] <= 256
@@ -240,4 +242,4 @@ def run_on_host(name: str, grid: tuple[int, ...], block: tuple[int, ...], argume
 
 
 def _address(argument: bytes) -> ctypes.c_void_p:
-    return ctypes.c_void_p(*struct.unpack("@P", argument))
+    return ctypes.c_void_p.from_buffer_copy(argument)

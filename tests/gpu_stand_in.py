@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from fake_driver import FATBIN, FakeLibrary, fake_device
+from fake_driver import FakeLibrary, fake_device, write_fatbins
 
 from hamuco.calibration.camera import Camera
 from hamuco.engine.bundle import Bundle
@@ -27,8 +27,7 @@ class StandIn:
         """`folder`: for what stands in for the compiled kernels."""
         self.library = FakeLibrary()
         self._folder = folder
-        for name in ("crop", "skinning", "sampler", "fusion"):
-            (folder / f"{name}.fatbin").write_bytes(FATBIN)
+        write_fatbins(folder)
 
     def open(self, bundle: Bundle, cameras: Sequence[Camera]) -> GpuRuntime:
         device = fake_device(self.library)

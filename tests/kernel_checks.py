@@ -20,17 +20,17 @@ from hamuco.engine.cuda import Device
 from hamuco.engine.hamuco import DEPTH_UNIT, IMAGE_DEVIATION, IMAGE_MEAN, ROOT
 from hamuco.engine.hand_arrays import hand_arrays
 from hamuco.engine.hand_model import load_hand_model
-from hamuco.engine.kernel_launch import (
-    DeviceHand,
+from hamuco.engine.kernel_launch import Kernels
+from hamuco.engine.kernel_structs import (
     FeatureMap,
     FusedHands,
-    HandParameters,
     HandViews,
-    Kernels,
     SkinnedHands,
-    device_hand,
+    SkinningInputs,
+    SkinningModel,
+    camera_frame,
+    crop_view,
 )
-from hamuco.engine.kernel_structs import camera_frame, crop_view
 from hamuco.engine.skinning import forward_rotations, pose_rotations
 from hamuco.engine.view_hand import Region, crop_regions
 from hamuco.fusion.alignment import fused_parameters
@@ -65,9 +65,9 @@ class Memory:
         return array.astype(np.float64)
 
 
-def hand_on(memory: Memory, dtype: DTypeLike) -> DeviceHand:
+def hand_on(memory: Memory, dtype: DTypeLike) -> SkinningModel:
     arrays = hand_arrays(load_hand_model(), dtype)
-    return device_hand(arrays, [memory.put(array) for array in arrays.arrays()])
+    return arrays.skinning_model([memory.put(array) for array in arrays.arrays()])
 
 
 def waves(size: tuple[int, int], seed: int) -> NDArray[np.uint8]:
@@ -125,7 +125,7 @@ def check_skinning(device: Device, kernels: Kernels) -> None:
     camera, half_angle = rng.normal(0, 0.2, (count, 3)) + [5, 0, 0], rng.uniform(0, 0.3, count)
     memory = Memory(device)
     hand = hand_on(memory, kernels.dtype)
-    given = HandParameters(
+    given = SkinningInputs(
         *(memory.put(one, np.float32) for one in (rotations[..., :2].reshape(count, 16, 6), betas, camera, half_angle))
     )
     shapes = {"joints": (16, 3), "landmarks": (21, 3), "rotations": (16, 3, 3), "location": (21, 3)}
@@ -243,7 +243,7 @@ def check_nothing_to_do(device: Device, kernels: Kernels) -> None:
     nowhere = SkinnedHands(0, 0, 0, 0, 0)
     kernels.crop(0, 0, 0, (0, 128), memory.stream)
     for skin in (kernels.skin, kernels.skin_landmarks):
-        skin(hand, HandParameters(0, 0, 0, 0), nowhere, 0, memory.stream)
+        skin(hand, SkinningInputs(0, 0, 0, 0), nowhere, 0, memory.stream)
     kernels.sample([FeatureMap(0, 8, 4, 16, 1)] * 3, 0, 0, 0, memory.stream)
     nothing = HandViews(0, 0, 0, 0, 0, 0, 0, 0, 0, views=4, vertex_count=1609)
     kernels.fuse(nothing, FusedHands(0, 0, 0, 0, 0), 0, memory.stream)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fake_driver import FATBIN, FakeLibrary, fake_device
+from fake_driver import FakeLibrary
 from fake_tensorrt import FakeTensorRT
+from gpu_stand_in import StandIn
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
@@ -20,16 +20,11 @@ from hamuco.app.chains import CPUChain, GPUChain, TorchChain, scene_of
 from hamuco.app.cli import app
 from hamuco.app.latency import TOTAL, Row, draw_rows
 from hamuco.app.offline import DEMO_CLIP
-from hamuco.calibration.camera import Camera
 from hamuco.engine import gpu_runtime
 from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.cuda_driver import CudaError, Driver
-from hamuco.engine.gpu_runtime import GpuRuntime
-from hamuco.engine.kernel_launch import Kernels
 from hamuco.engine.plans import PlanError
 from hamuco.training.datasets.recorded import Recorded
-from hamuco.training.gpu_networks import TorchNetworks
-from hamuco.training.weights import bundle_network
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +55,9 @@ def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded, tmp_path: P
     sample = next(iter(clip))
     scene = scene_of([sample], 4, 2)
     bundle = load_bundle(HAMUCO_S)
-    for name in ("crop", "skinning", "sampler", "fusion"):
-        (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
-    network, library = bundle_network(bundle), FakeLibrary()
-
-    def opened(cameras: Sequence[Camera], hands: int) -> GpuRuntime:
-        """A stand-in for the driver runs the kernels' source on the CPU."""
-        device, networks = fake_device(library), TorchNetworks(network, np.float32, "cpu")
-        return GpuRuntime(networks, bundle.hand, cameras, Kernels(device, np.float32, tmp_path), device)
-
-    chains = (CPUChain(bundle), TorchChain(bundle, compiled=False), graph := GPUChain(opened))
+    stand_in = StandIn(tmp_path)
+    graph = GPUChain(lambda cameras, hands: stand_in.open(bundle, cameras))
+    chains = (CPUChain(bundle), TorchChain(bundle, compiled=False), graph)
     runs = {chain: chain(scene) for chain in chains}
     for chain, run in runs.items():
         assert len(run.seconds) == len(chain.stages)
@@ -89,7 +77,7 @@ def test_runtimes_make_the_meshes_that_the_truth_has(clip: Recorded, tmp_path: P
             assert np.linalg.norm(one - other, axis=-1).max() < allowed
     assert graph.name == f"torch {torch.__version__} float32, own kernels, one graph"
     graph.close()
-    assert library.held() == 0
+    assert stand_in.library.held() == 0
 
 
 def test_latency_command(tmp_path: Path) -> None:

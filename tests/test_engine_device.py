@@ -11,12 +11,13 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from fake_driver import FATBIN, PARAMETERS, fake_device
+from fake_driver import PARAMETERS
 from kernel_checks import CHECKS, Memory
 
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import OUT_OF_MEMORY, CudaError, load_driver
-from hamuco.engine.kernel_launch import FeatureMap, Kernels
+from hamuco.engine.kernel_launch import Kernels
+from hamuco.engine.kernel_structs import FeatureMap
 
 pytestmark = pytest.mark.gpu
 
@@ -103,6 +104,7 @@ def test_the_chain_is_that_of_the_cpu(
     `hamuco build hamuco-s` made."""
     import torch
     from gpu_scene import HALF, assert_same, one_scene
+    from gpu_stand_in import StandIn
 
     from hamuco.engine.bundle import load_bundle
     from hamuco.engine.gpu_runtime import FusedSet, GpuRuntime, open_runtime
@@ -113,7 +115,7 @@ def test_the_chain_is_that_of_the_cpu(
 
     bundle, scenes = load_bundle(Path("hamuco-s")), [one_scene(seed) for seed in range(3)]
     scenes[1].hands.pop()  # another number of hands, and so another graph
-    network, cameras = bundle_network(bundle), scenes[0].cameras
+    cameras = scenes[0].cameras
     if which == "tensorrt" or which == "tensorrt-rtx":
         try:
             runtime = open_runtime(bundle, which, cameras, hands=2)
@@ -123,14 +125,9 @@ def test_the_chain_is_that_of_the_cpu(
         if not torch.cuda.is_available():
             pytest.skip(f"torch {torch.__version__} has no CUDA")
         own = Device(device.driver)
-        networks = TorchNetworks(network, channels_last=which == "torch-last")
+        networks = TorchNetworks(bundle_network(bundle), channels_last=which == "torch-last")
         runtime = GpuRuntime(networks, bundle.hand, cameras, Kernels(own), own)
-    for name in ("crop", "skinning", "sampler", "fusion"):
-        (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
-    here = fake_device()
-    single = GpuRuntime(
-        TorchNetworks(network, np.float32, "cpu"), bundle.hand, cameras, Kernels(here, np.float32, tmp_path), here
-    )
+    single = StandIn(tmp_path).open(bundle, cameras)
     runtime.start(scenes[0].images, scenes[0].hands)
     got = []
     for scene in [*scenes[1:], *scenes]:

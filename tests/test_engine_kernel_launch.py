@@ -1,41 +1,22 @@
-"""Launches of the kernels, through the driver's stand-in; and their structures against those of the sources."""
+"""Launches of the kernels, through the driver's stand-in."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_driver import FATBIN, FakeLibrary, fake_device
-from host_kernels import host_numbers
+from fake_driver import FakeLibrary, fake_device, write_fatbins
 from kernel_checks import CHECKS
 
 from hamuco.engine.cuda import Device
 from hamuco.engine.cuda_driver import CudaError
-from hamuco.engine.hand_arrays import hand_arrays
-from hamuco.engine.hand_model import HandModel
-from hamuco.engine.kernel_launch import (
-    FeatureMap,
-    FusedHands,
-    HandParameters,
-    HandViews,
-    Kernels,
-    SkinnedHands,
-    device_hand,
-)
+from hamuco.engine.kernel_launch import Kernels
+from hamuco.engine.kernel_structs import FusedHands, HandViews
 
 NOWHERE = HandViews(0, 0, 0, 0, 0, 0, 0, 0, 0, views=2, vertex_count=1609)
-
-
-@pytest.fixture
-def fatbins(tmp_path: Path) -> Path:
-    """A folder with the names of ours."""
-    for name in ("crop", "skinning", "sampler", "fusion"):
-        (tmp_path / f"{name}.fatbin").write_bytes(FATBIN)
-    return tmp_path
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -50,56 +31,6 @@ def test_launches_compute_what_the_references_do(
     assert ("cuLaunchKernel" in library.names()) == ("nothing" not in check.__name__)
 
 
-@pytest.mark.parametrize(
-    ("source", "name", "kind", "layout"),
-    [
-        ("skinning.cuh", "HandParameters", HandParameters, "4P"),
-        ("skinning.cuh", "SkinnedHands<float>", SkinnedHands, "5P"),
-        ("sampler.cuh", "FeatureMap<float>", FeatureMap, "P4i"),
-        ("fusion.cuh", "HandViews<float>", HandViews, "9P2i"),
-        ("fusion.cuh", "FusedHands<float>", FusedHands, "5P"),
-    ],
-)
-def test_structures_are_laid_out_as_in_the_sources(source: str, name: str, kind: type, layout: str) -> None:
-    """The fields by their names."""
-    names = [field.name for field in fields(kind)]
-    codes = "".join(code * int(number or 1) for number, code in _pairs(layout))
-    ours = [
-        struct.calcsize(f"@{codes[: index + 1]}") - struct.calcsize(f"@{codes[index]}") for index in range(len(names))
-    ]
-    theirs = host_numbers(source, [f"sizeof({name})", *(f"offsetof({name}, {field})" for field in names)])
-    assert theirs == [struct.calcsize(f"@{layout}"), *ours]
-
-
-def _pairs(layout: str) -> list[tuple[str, str]]:
-    pairs, number = [], ""
-    for character in layout:
-        if character.isdigit():
-            number += character
-        else:
-            pairs.append((number, character))
-            number = ""
-    return pairs
-
-
-def test_a_hand_model_is_as_large_as_the_sources(with_posedirs: HandModel) -> None:
-    arrays = hand_arrays(with_posedirs, np.float16)
-    hand = device_hand(arrays, range(0x1000, 0x100D))
-    size, vertices, anchors = host_numbers(
-        "skinning.cuh",
-        [
-            "sizeof(SkinningModel<Half>)",
-            *(f"offsetof(SkinningModel<Half>, {name})" for name in ("vertices", "anchors")),
-        ],
-    )
-    assert len(hand.whole) == len(hand.landmarks) == size
-    assert [struct.unpack_from("@i", one, vertices)[0] for one in (hand.whole, hand.landmarks)] == [hand.vertices, 0]
-    assert (
-        struct.unpack_from("@P", hand.whole, anchors) == struct.unpack_from("@P", hand.landmarks, anchors) == (0x1007,)
-    )
-    assert struct.unpack_from("@3P", hand.landmarks) == (0, 0, 0)
-
-
 @pytest.mark.parametrize("views", [0, 65])
 def test_fusion_has_room_for_64_views(views: int, fatbins: Path) -> None:
     kernels = Kernels(fake_device(), folder=fatbins)
@@ -107,10 +38,11 @@ def test_fusion_has_room_for_64_views(views: int, fatbins: Path) -> None:
         kernels.fuse(replace(NOWHERE, views=views), FusedHands(0, 0, 0, 0, 0), 1, 0)
 
 
-def test_kernels_that_were_not_built(fatbins: Path) -> None:
-    (fatbins / "sampler.fatbin").unlink()
+def test_kernels_that_were_not_built(tmp_path: Path) -> None:
+    write_fatbins(tmp_path)
+    (tmp_path / "sampler.fatbin").unlink()
     with pytest.raises(CudaError, match=r"sampler.fatbin is not there.*wheel.*kernels.build$"):
-        Kernels(fake_device(), folder=fatbins)
+        Kernels(fake_device(), folder=tmp_path)
 
 
 def test_kernels_of_another_version_are_not_launched(fatbins: Path) -> None:

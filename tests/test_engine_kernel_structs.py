@@ -1,6 +1,10 @@
-"""Structures of the crop kernel, and blocks of arrays. The crops themselves: tests/test_engine_kernels_crop.py."""
+"""Structures of the kernels against those of the sources. The crops themselves: tests/test_engine_kernels_crop.py."""
 
 from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +13,20 @@ from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Camera
 from hamuco.engine.crops import CropCamera
-from hamuco.engine.kernel_structs import CAMERA_FRAME, CROP_VIEW, Block, camera_frame, crop_view, max_tangent
+from hamuco.engine.kernel_structs import (
+    CAMERA_FRAME,
+    CROP_VIEW,
+    FeatureMap,
+    FusedHands,
+    HandViews,
+    SkinnedHands,
+    SkinningInputs,
+    SkinningModel,
+    c_bytes,
+    camera_frame,
+    crop_view,
+    max_tangent,
+)
 from hamuco.engine.view_hand import Region
 
 MATRIX = np.array([[500.0, 0, 319.5], [0, 501.0, 239.5], [0, 0, 1]])
@@ -23,8 +40,31 @@ def _values(packed: NDArray[np.void], *names: str) -> list[float]:
     return [packed[name].item() for name in names]
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "kind"),
+    [
+        ("skinning.cuh", "SkinningModel<Half>", SkinningModel),
+        ("skinning.cuh", "SkinningInputs", SkinningInputs),
+        ("skinning.cuh", "SkinnedHands<Half>", SkinnedHands),
+        ("sampler.cuh", "FeatureMap<Half>", FeatureMap),
+        ("fusion.cuh", "HandViews<Half>", HandViews),
+        ("fusion.cuh", "FusedHands<Half>", FusedHands),
+    ],
+)
+def test_structures_are_laid_out_as_in_the_sources(source: str, name: str, kind: type[Any]) -> None:
+    """The fields are -1, -2, ..., all of whose bytes show; between them there are zeros."""
+    names = [field.name for field in fields(kind)]
+    offsets = [f"offsetof({name}, {field})" for field in names]
+    sizes = [f"sizeof({name}::{field})" for field in names]
+    size, *numbers = host_numbers(source, [f"sizeof({name})", *offsets, *sizes])
+    expected, count = bytearray(size), len(names)
+    for number, offset, width in zip(range(1, count + 1), numbers[:count], numbers[count:], strict=True):
+        expected[offset : offset + width] = (-number).to_bytes(width, sys.byteorder, signed=True)
+    assert c_bytes(kind(*range(-1, -count - 1, -1))) == expected
+
+
 @pytest.mark.parametrize(("kind", "name"), [(CAMERA_FRAME, "CameraFrame"), (CROP_VIEW, "CropView")])
-def test_structures_are_laid_out_as_in_the_source(kind: np.dtype[np.void], name: str) -> None:
+def test_cameras_and_crops_are_laid_out_as_in_the_source(kind: np.dtype[np.void], name: str) -> None:
     assert kind.fields is not None
     theirs = {"intrinsics": "fx"}
     names = list(kind.fields)
@@ -69,16 +109,3 @@ def test_a_lens_model_ends_where_it_folds_over() -> None:
     # Angles are tried in steps of 1.6e-4; tangents grow by 1 + x^2 times that.
     assert max_tangent(_camera((-0.2, 0, 0, 0))) == pytest.approx(np.sqrt(1 / 0.6), abs=1.6e-4 * (1 + 1 / 0.6))
     assert max_tangent(_camera((0.1, 0, 0, 0), fisheye=True)) == pytest.approx(100)
-
-
-def test_arrays_in_a_block_share_its_memory() -> None:
-    block = Block({"small": (np.uint8, (3,)), "none": (np.float32, (0, 4)), "last": (np.float32, (2, 70))})
-    assert block.offsets == {"small": 0, "none": 256, "last": 256}
-    assert block.size == 256 + 768
-    memory = np.zeros(block.size, np.uint8)
-    views = block.views(memory)
-    views["small"][:], views["last"][:] = 9, 2.5
-    assert views["none"].shape == (0, 4)
-    np.testing.assert_array_equal(memory[:4], [9, 9, 9, 0])
-    np.testing.assert_array_equal(memory[256 : 256 + 560].view(np.float32), 2.5)
-    assert block.addresses(0x1000) == {"small": 0x1000, "none": 0x1100, "last": 0x1100}

@@ -13,10 +13,10 @@ from hamuco.engine.kernels.build import BuildError, Usage, compile_kernels, find
 # Of nvcc 13.0 for kernels of ours, the second name shortened.
 LOG = """\
 ptxas info    : 24 bytes gmem
-ptxas info    : Compiling entry function 'crop_bgr' for 'sm_90'
-ptxas info    : Function properties for crop_bgr
+ptxas info    : Compiling entry function 'crop_normalized_half' for 'sm_90'
+ptxas info    : Function properties for crop_normalized_half
     32 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 36 registers, used 0 barriers, 32 bytes cumulative stack size
+ptxas info    : Used 32 registers, used 0 barriers, 32 bytes cumulative stack size
 ptxas info    : Compile time = 78.073 ms
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'fuse' for 'sm_120'
@@ -39,7 +39,7 @@ def nvcc() -> None:
 
 def test_the_log_of_ptxas_is_understood() -> None:
     usages = parse_usage(LOG)
-    assert usages == [Usage("crop_bgr", "sm_90", 36, 0, 32, 0), Usage("fuse", "sm_120", 79, 7168, 0, 0)]
+    assert usages == [Usage("crop_normalized_half", "sm_90", 32, 0, 32, 0), Usage("fuse", "sm_120", 79, 7168, 0, 0)]
     reject_spills(usages)
 
 
@@ -48,7 +48,7 @@ def test_the_log_of_ptxas_is_understood() -> None:
 )
 def test_any_spill_is_an_error(spill: str) -> None:
     usages = parse_usage(LOG.replace("0 bytes spill stores, 0 bytes spill loads", spill))
-    with pytest.raises(BuildError, match=r"spilled: crop_bgr on sm_90 8 bytes, fuse on sm_120 8 bytes"):
+    with pytest.raises(BuildError, match=r"spilled: crop_normalized_half on sm_90 8 bytes, fuse on sm_120 8 bytes"):
         reject_spills(usages)
 
 

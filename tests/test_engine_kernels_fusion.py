@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from views_of_a_hand import views_of_a_hand
 
+from hamuco.engine.kernel_structs import FusedHands, HandViews, c_bytes
 from hamuco.fusion.alignment import (
     align_views,
     fused_parameters,
@@ -23,10 +23,6 @@ from hamuco.fusion.alignment import (
 )
 
 FloatArray = NDArray[np.float64]
-
-# HandViews and FusedHands of fusion.cuh.
-HANDS = np.dtype([("pointers", "u8", 9), ("views", "i4"), ("vertex_count", "i4")])
-FUSED = np.dtype([("pointers", "u8", 5)])
 
 LANDMARKS = 21
 # A float keeps 2^-24 of a number. Rotations come from sums of some ten roundings, through as many Jacobi rotations, the
@@ -77,13 +73,13 @@ class Fused:
 
 def fuse(hands: Hands, half: bool = False, threads: int = 96) -> Fused:
     inputs = [hands.stored(field.name, half) for field in fields(hands)]
-    count, views, vertices, _ = hands.vertices.shape
+    count, _, vertices, _ = hands.vertices.shape
     outputs: list[NDArray[np.floating]] = [np.full((count, vertices, 3), 7, inputs[0].dtype)]
     outputs += [np.full((count, *shape), 7, np.float32) for shape in ((LANDMARKS, 3), (16, 3, 3), (10,), (3,))]
-    given = np.array(([one.ctypes.data for one in inputs], views, vertices), HANDS)
-    fused = np.array(([one.ctypes.data for one in outputs],), FUSED)
+    given = HandViews(*(one.ctypes.data for one in inputs), *hands.vertices.shape[1:3])
+    fused = FusedHands(*(one.ctypes.data for one in outputs))
     kernel = getattr(load_host_kernels("fusion"), "fuse_half" if half else "fuse_float")
-    kernel(ctypes.c_void_p(given.ctypes.data), ctypes.c_void_p(fused.ctypes.data), count, threads)
+    kernel(c_bytes(given), c_bytes(fused), count, threads)
     return Fused(*(one.astype(np.float64) for one in outputs))
 
 

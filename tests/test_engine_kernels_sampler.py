@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,12 +12,13 @@ from host_kernels import load_host_kernels
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from hamuco.engine.kernel_structs import FeatureMap, c_bytes
+
 FloatArray = NDArray[np.float64]
 FloatMap = NDArray[np.float32]
 Stored = NDArray[np.floating]  # float16 or float32
 
-GUARD = 7.0  # what outputs hold before
-OFFSET, BEHIND = 5, 3  # channels of a token that are not the sampler's
+GUARD = 64  # numbers before and after the output that must stay as they are
 LEVELS = ((32, 17), (5, 9), (150, 4))  # channels and size: a warp, few, more than a block has threads; odd and even
 
 # A place on a map comes from three operations on numbers below 3 * 17, each rounded by 2^-24 of them. Values below 1
@@ -45,22 +45,21 @@ def random_crops(dtype: type[np.floating], count: int, seed: int = 0) -> Seen:
 
 
 def sample(crops: Seen) -> Stored:
-    """The sampler's part of the tokens (n, 21, channels)."""
+    """Tokens (n, 21, channels)."""
     dtype, count = crops.maps[0].dtype, len(crops.location)
-    channels = sum(level.shape[1] for level in crops.maps)
-    width = OFFSET + channels + BEHIND
-    tokens = np.full((count, 21, width), GUARD, dtype)
+    shape = count, 21, sum(level.shape[1] for level in crops.maps)
+    buffer = np.full(GUARD + int(np.prod(shape)) + GUARD, 7.0, dtype)
     maps = b"".join(
-        struct.pack("@P4i", level.ctypes.data, *level.shape[1:3], *(level.strides[i] // level.itemsize for i in (1, 3)))
+        c_bytes(FeatureMap(level.ctypes.data, *level.shape[1:3], *(level.strides[i] // level.itemsize for i in (1, 3))))
         for level in crops.maps
     )
-    out = struct.pack("@P2i", tokens.ctypes.data, width, OFFSET)
+    location, tokens = (ctypes.c_void_p(one.ctypes.data) for one in (crops.location, buffer[GUARD:]))
     library = load_host_kernels("sampler")
     function = library.sample_half if dtype == np.float16 else library.sample_float
-    function(maps, crops.location.ctypes.data_as(ctypes.c_void_p), out, count)
-    assert (tokens[..., :OFFSET] == GUARD).all()
-    assert (tokens[..., OFFSET + channels :] == GUARD).all()
-    return tokens[..., OFFSET : OFFSET + channels]
+    function(maps, location, tokens, count)
+    assert (buffer[:GUARD] == 7.0).all()
+    assert (buffer[-GUARD:] == 7.0).all()
+    return buffer[GUARD:-GUARD].reshape(shape)
 
 
 def reference(crops: Seen) -> FloatArray:

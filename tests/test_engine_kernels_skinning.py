@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from synthetic_hand import synthetic_hand
 from hamuco.engine.hamuco import DEPTH_UNIT, ROOT, axis_angle, decoded, rotations_from_6d
 from hamuco.engine.hand_arrays import hand_arrays
 from hamuco.engine.hand_model import HandModel, load_hand_model
-from hamuco.engine.kernel_launch import landmark_arrays
+from hamuco.engine.kernel_structs import SkinnedHands, SkinningInputs, c_bytes
 from hamuco.engine.skinning import bone_transforms, forward, landmark_anchors, pose_rotations, rest_joints
 
 FloatArray = NDArray[np.float64]
@@ -50,18 +49,21 @@ class Skinned:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hands:
-    """`HandParameters` of the kernel, in its order."""
+    """`SkinningInputs` of the kernel, in its order."""
 
     pose: Single  # (H, 16, 6)
     betas: Single  # (H, 10)
     camera: Single  # (H, 3)
     half_angle: Single  # (H,)
 
+    def inputs(self) -> SkinningInputs:
+        return SkinningInputs(*(getattr(self, field.name).ctypes.data for field in fields(self)))
+
 
 def skin(model: HandModel, hands: Hands, dtype: type[np.floating], backwards: bool = False) -> Skinned:
     """All threads of all blocks, the last ones first if `backwards`; vertices of type `dtype`."""
     arrays = hand_arrays(model, dtype)
-    constants = arrays.kernel_struct([array.ctypes.data for array in arrays.arrays()])
+    constants = arrays.skinning_model([array.ctypes.data for array in arrays.arrays()])
     count, vertices = len(hands.pose), len(model.v_template)
     shapes = (count, vertices, 3), (count, 16, 3), (count, 21, 3), (count, 16, 3, 3), (count, 21, 3)
     buffers = [
@@ -70,9 +72,8 @@ def skin(model: HandModel, hands: Hands, dtype: type[np.floating], backwards: bo
     ]
     library = load_host_kernels("skinning")
     function = library.skin_half if dtype == np.float16 else library.skin_float
-    given = struct.pack("@4P", *(getattr(hands, field.name).ctypes.data for field in fields(Hands)))
-    out = struct.pack("@5P", *(buffer[GUARD:].ctypes.data for buffer in buffers))
-    function(constants, given, out, count, int(backwards))
+    out = SkinnedHands(*(buffer[GUARD:].ctypes.data for buffer in buffers))
+    function(c_bytes(constants), c_bytes(hands.inputs()), c_bytes(out), count, int(backwards))
     for buffer in buffers:
         assert (buffer[:GUARD] == 7.0).all()
         assert (buffer[-GUARD:] == 7.0).all()
@@ -183,17 +184,13 @@ def test_a_landmark_behind_the_camera_is_projected_as_if_it_were_near(free_hand:
 
 def test_a_model_without_vertices_gives_landmarks_alone(with_posedirs: HandModel) -> None:
     hands = random_hands(2)
-    whole, bare = hand_arrays(with_posedirs, np.float16), landmark_arrays(hand_arrays(with_posedirs, np.float16))
-    constants = bare.kernel_struct([array.ctypes.data for array in bare.arrays()])
-    assert len(constants) == len(whole.kernel_struct([0] * 13))
-    expected, outputs = (
-        skin(with_posedirs, hands, np.float16),
-        [np.zeros((2, *shape), np.float32) for shape in LANDMARK_SHAPES],
-    )
-    given = struct.pack("@4P", *(getattr(hands, field.name).ctypes.data for field in fields(Hands)))
-    load_host_kernels("skinning").skin_half(
-        constants, given, struct.pack("@5P", 0, *(one.ctypes.data for one in outputs)), 2, 0
-    )
+    arrays = hand_arrays(with_posedirs, np.float16)
+    whole = arrays.skinning_model([array.ctypes.data for array in arrays.arrays()])
+    outputs = [np.zeros((2, *shape), np.float32) for shape in LANDMARK_SHAPES]
+    out = SkinnedHands(0, *(one.ctypes.data for one in outputs))
+    bare = replace(whole, v_template=0, shapedirs=0, posedirs=0, bones=0, weights=0, vertices=0)
+    load_host_kernels("skinning").skin_half(c_bytes(bare), c_bytes(hands.inputs()), c_bytes(out), 2, 0)
+    expected = skin(with_posedirs, hands, np.float16)
     for field, output in zip(fields(Skinned)[1:], outputs, strict=True):
         np.testing.assert_array_equal(output, getattr(expected, field.name))
 
@@ -264,6 +261,13 @@ def test_arrays_hold_the_model(with_posedirs: HandModel, dtype: type[np.floating
     assert directions is not None
     assert arrays.posedirs.dtype == arrays.shapedirs.dtype == dtype
     assert arrays.posedirs[17, 2, 400] == dtype(directions[400, 2, 17])
+
+
+def test_arrays_without_numbers_are_null_pointers(free_hand: HandModel) -> None:
+    hand = hand_arrays(free_hand, np.float16).skinning_model(range(0x1000, 0x100D))
+    assert (hand.posedirs, hand.anchor_posedirs) == (0, 0)
+    assert (hand.v_template, hand.anchors, hand.anchor_starts) == (0x1000, 0x1007, 0x100C)
+    assert (hand.vertices, hand.bones_per_vertex, hand.anchor_count) == (1609, 4, 79)
 
 
 def test_what_the_kernel_cannot_hold_is_refused(free_hand: HandModel) -> None:

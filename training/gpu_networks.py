@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from hamuco.engine.cuda import Stream
 from hamuco.engine.gpu_networks import EstimatorOutputs, InteractionOutputs, LaunchedGraph, NetworkInputs
 from hamuco.engine.hand_model import LANDMARKS
-from hamuco.engine.kernel_launch import FeatureMap
+from hamuco.engine.kernel_structs import FeatureMap
 from hamuco.training.networks.backbones import Maps, resized
 from hamuco.training.networks.hamuco import HaMuCo
 from hamuco.training.networks.parameters import HandParameters

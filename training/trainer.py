@@ -20,8 +20,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from hamuco.capture.interruption import postponed_interruption
 from hamuco.engine.hand_model import load_hand_model
-from hamuco.engine.interruption import postponed_interruption
 from hamuco.training.batch import Batch, tensors, to_device
 from hamuco.training.checkpoint import (
     Checkpoint,

@@ -15,7 +15,3 @@ extern "C" __global__ void crop_normalized_float(
     const CropView* crops, const CameraFrame* cameras, int size, float* out) {
     crop_normalized(crops, cameras, size, pixel_of_thread(), out);
 }
-
-extern "C" __global__ void crop_bgr(const CropView* crops, const CameraFrame* cameras, int size, uint8_t* out) {
-    crop_rounded(crops, cameras, size, pixel_of_thread(), out);
-}

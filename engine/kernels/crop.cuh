@@ -150,14 +150,3 @@ HD void crop_normalized(const CropView* crops, const CameraFrame* cameras, int s
     red[plane] = from_float<T>((colour.green - 255 * 0.456f) / (255 * 0.224f));
     red[2 * plane] = from_float<T>((colour.blue - 255 * 0.406f) / (255 * 0.225f));
 }
-
-// `out` (n, size, size, 3): BGR, rounded.
-HD void crop_rounded(
-    const CropView* crops, const CameraFrame* cameras, int size, const CropPixel& pixel, uint8_t* out) {
-    if (outside(pixel, size)) return;
-    const Colour colour = cropped(crops, cameras, size, pixel);
-    uint8_t* bgr = out + 3 * ((static_cast<size_t>(pixel.crop) * size + pixel.row) * size + pixel.column);
-    bgr[0] = static_cast<uint8_t>(colour.blue + 0.5f);
-    bgr[1] = static_cast<uint8_t>(colour.green + 0.5f);
-    bgr[2] = static_cast<uint8_t>(colour.red + 0.5f);
-}

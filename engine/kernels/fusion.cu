@@ -1,4 +1,5 @@
-// One block per hand. Launch a grid of hands and blocks of whole warps, 256 threads at most: one warp aligns one view.
+// One block per hand. Launch a grid of hands and blocks of whole warps, 256 threads at most: one warp sums up the
+// points of a view.
 #include "fusion.cuh"
 
 // The sums over all lanes, in lane 0. The host adds in the same order.

@@ -28,15 +28,8 @@ struct FeatureMaps {
     FeatureMap<T> levels[LEVELS];
 };
 
-// Where to write.
-template <typename T>
-struct Tokens {
-    T* values;              // (n, 21, width); the channels of all maps go to offset, offset + 1, ...
-    int32_t width, offset;
-};
-
-// Launchers write these structs byte by byte.
-static_assert(sizeof(FeatureMaps<Half>) == 72 && sizeof(Tokens<Half>) == 16, "no padding");
+// Launchers write this struct byte by byte.
+static_assert(sizeof(FeatureMaps<Half>) == 72, "no padding");
 
 // The four pixels around a point of a map, and their weights; offset -1 for those that are not on the map.
 struct Footprint {
@@ -62,11 +55,12 @@ HD bool footprint(const FeatureMap<T>& map, float u, float v, Footprint& out) {
 }
 
 // Everything that one of SAMPLER_THREADS threads does for the joint `index` of n x 21. `location` (n, 21, 3): u and v,
-// from -1 to 1 between the outer edges of the crop, and a third number that plays no part.
+// from -1 to 1 between the outer edges of the crop, and a third number that plays no part. `tokens` (n, 21, C).
 template <typename T>
-HD void sample_joint(const FeatureMaps<T>& maps, const float* location, const Tokens<T>& tokens, int index,
-                     int thread) {
-    T* token = tokens.values + static_cast<size_t>(index) * tokens.width + tokens.offset;
+HD void sample_joint(const FeatureMaps<T>& maps, const float* location, T* tokens, int index, int thread) {
+    int channels = 0;
+    for (const FeatureMap<T>& map : maps.levels) channels += map.channels;
+    T* token = tokens + static_cast<size_t>(index) * channels;
 #pragma unroll
     for (int level = 0; level < LEVELS; ++level) {
         const FeatureMap<T>& map = maps.levels[level];

@@ -2,7 +2,7 @@
 #include "skinning.cuh"
 
 template <typename T>
-__device__ void skin(const SkinningModel<T>& model, const HandParameters& hands, const SkinnedHands<T>& out) {
+__device__ void skin(const SkinningModel<T>& model, const SkinningInputs& hands, const SkinnedHands<T>& out) {
     __shared__ PosedHand hand;
     const int block = blockIdx.x, index = blockIdx.y, thread = threadIdx.x;
     read_hand(hands, index, thread, hand);
@@ -15,11 +15,11 @@ __device__ void skin(const SkinningModel<T>& model, const HandParameters& hands,
 }
 
 extern "C" __global__ void __launch_bounds__(TILE)
-    skin_half(const SkinningModel<Half> model, const HandParameters hands, const SkinnedHands<Half> out) {
+    skin_half(const SkinningModel<Half> model, const SkinningInputs hands, const SkinnedHands<Half> out) {
     skin(model, hands, out);
 }
 
 extern "C" __global__ void __launch_bounds__(TILE)
-    skin_float(const SkinningModel<float> model, const HandParameters hands, const SkinnedHands<float> out) {
+    skin_float(const SkinningModel<float> model, const SkinningInputs hands, const SkinnedHands<float> out) {
     skin(model, hands, out);
 }

@@ -20,9 +20,9 @@ constexpr int MOST_ANCHORS = LANDMARKS * BONES;
 constexpr float NEAREST = 0.1f;     // a landmark nearer than this part of the root's distance is seen as if so far away
 constexpr float DEPTH_UNIT = 0.2f;  // m
 
-// Constants of a hand model with N vertices, of K bones each, in the order in which hamuco/engine/hand_arrays.py packs
-// them. A landmark is the sum of its anchors, A in all: points, each fixed to a bone, each with the mass by which the
-// bone's translation counts. With them no vertex has to be skinned for a landmark.
+// Constants of a hand model with N vertices, of K bones each; hamuco/engine/hand_arrays.py makes them. A landmark is
+// the sum of its anchors, A in all: points, each fixed to a bone, each with the mass by which the bone's translation
+// counts. With them no vertex has to be skinned for a landmark.
 template <typename T>
 struct SkinningModel {
     const float* v_template;        // (3, N) m
@@ -44,7 +44,7 @@ struct SkinningModel {
 static_assert(sizeof(SkinningModel<Half>) == 120, "no padding but at the end");
 
 // What the networks say of H hands, each in a crop.
-struct HandParameters {
+struct SkinningInputs {
     const float* pose;        // (H, 16, 6)
     const float* betas;       // (H, 10)
     const float* camera;      // (H, 3) s in half crops per metre, tx, ty
@@ -52,7 +52,7 @@ struct HandParameters {
 };
 
 // Launchers write this struct byte by byte.
-static_assert(sizeof(HandParameters) == 32, "pointers of 8 bytes");
+static_assert(sizeof(SkinningInputs) == 32, "pointers of 8 bytes");
 
 // One hand in a block's shared memory.
 struct PosedHand {
@@ -88,7 +88,7 @@ HD void rotation_from_6d(const float* six, float* rotation) {
 }
 
 // Phase 1: pose and betas of hand `index`.
-HD void read_hand(const HandParameters& hands, int index, int thread, PosedHand& hand) {
+HD void read_hand(const SkinningInputs& hands, int index, int thread, PosedHand& hand) {
     if (thread < BONES) {
         float rotation[9];
         rotation_from_6d(hands.pose + 6 * (BONES * index + thread), rotation);
@@ -187,7 +187,7 @@ HD Point landmark(const SkinningModel<T>& model, int index, const PosedHand& han
 
 // Where a landmark (m, relative to the root) of hand `index` is seen, as the interaction network takes it: u and v from
 // -1 to 1 between the crop's edges, and its depth behind the root in units of 0.2 m. See hamuco/engine/hamuco.py.
-HD Point location_of(const HandParameters& hands, int index, Point landmark) {
+HD Point location_of(const SkinningInputs& hands, int index, Point landmark) {
     const float* camera = hands.camera + 3 * index;
     const float distance = 1.0f + hands.half_angle[index] * camera[0] * landmark.z;  // in units of the root's
     const float divisor = distance < NEAREST ? NEAREST : distance;                   // unlike fmaxf, NaN stays NaN
@@ -225,7 +225,7 @@ HD void write_point(T* out, Point point) {
 
 // Phase 4. `rest`: what phase 2 returned.
 template <typename T>
-HD void write_hand(const SkinningModel<T>& model, const HandParameters& hands, int index, int block, int thread,
+HD void write_hand(const SkinningModel<T>& model, const SkinningInputs& hands, int index, int block, int thread,
                    Point rest, const PosedHand& hand, const SkinnedHands<T>& all) {
     const SkinnedHands<T> out = part(all, index, model.vertices);
     const int vertices = model.vertices, vertex = block * TILE + thread;

@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hamuco.capture.interruption import starting_processes
 from hamuco.engine.hand_model import HandModel, load_hand_model
 from hamuco.training.shared_memory import check_room
 from hamuco.training.synthetic.crops import (
@@ -200,14 +200,8 @@ def _start(job: _Job, memory: Any, spawn: SpawnContext) -> _Worker:
     here, there = spawn.Pipe()
     name = f"crop worker {job.worker + 1} of {job.workers}"
     process = spawn.Process(target=run_worker, args=(job, memory, there), name=name, daemon=True)
-    # Ctrl-C reaches the whole process group; a worker ends when its consumer does. The tracker that spawning needs would
-    # be started by the first worker's start, which lets SIGINT through again (Python 3.11).
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with starting_processes():
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()  # so that the end of the worker is seen
     return _Worker(process, here)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import signal
 import threading
 import zlib
 from collections import deque
@@ -15,7 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from hamuco.calibration.camera import Rig
 from hamuco.capture.frame import Frame, FrameSet
+from hamuco.capture.interruption import starting_processes
 from hamuco.capture.recording import CODECS, Codec, Recording, RecordingWriter, check_free
 from hamuco.capture.synchronizer import Synchronizer
 from hamuco.training.synthetic.look import PRESETS, Preset
@@ -236,9 +235,6 @@ def _exposures(
         for order in orders:
             yield [draw(camera, index) for camera, index in order]
         return
-    # The tracker that spawning needs would be started by the first worker's start, which lets SIGINT through again
-    # (Python 3.11).
-    resource_tracker.ensure_running()
     spawn = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(open_scene,))
     ahead: deque[Future[list[Exposure]]] = deque()
@@ -246,10 +242,8 @@ def _exposures(
     try:
         for _ in orders:
             for order in islice(remaining, _SETS_AHEAD * workers - len(ahead)):
-                # A worker keeps the mask with which it starts: Ctrl-C ends this process, and this one ends the workers.
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                ahead.append(executor.submit(_expose, order))
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                with starting_processes():
+                    ahead.append(executor.submit(_expose, order))
             yield ahead.popleft().result()
     except BrokenProcessPool as error:
         raise OSError(

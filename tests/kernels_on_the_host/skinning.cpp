@@ -10,7 +10,7 @@ void each_thread(bool backwards, Body body) {
 }
 
 template <typename T>
-void skin(const SkinningModel<T>& model, const HandParameters& hands, const SkinnedHands<T>& out, int count,
+void skin(const SkinningModel<T>& model, const SkinningInputs& hands, const SkinnedHands<T>& out, int count,
           bool backwards) {
     for (int index = 0; index < count; ++index) {
         for (int block = 0; block <= tiles_of(model.vertices); ++block) {
@@ -29,12 +29,12 @@ void skin(const SkinningModel<T>& model, const HandParameters& hands, const Skin
 
 }  // namespace
 
-extern "C" void skin_half(const SkinningModel<Half>* model, const HandParameters* hands, const SkinnedHands<Half>* out,
+extern "C" void skin_half(const SkinningModel<Half>* model, const SkinningInputs* hands, const SkinnedHands<Half>* out,
                           int count, int backwards) {
     skin(*model, *hands, *out, count, backwards != 0);
 }
 
-extern "C" void skin_float(const SkinningModel<float>* model, const HandParameters* hands,
+extern "C" void skin_float(const SkinningModel<float>* model, const SkinningInputs* hands,
                            const SkinnedHands<float>* out, int count, int backwards) {
     skin(*model, *hands, *out, count, backwards != 0);
 }

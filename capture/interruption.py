@@ -1,4 +1,4 @@
-"""Ctrl-C that does not interrupt what must not be left in the middle."""
+"""Ctrl-C and SIGTERM that do not interrupt what must not be left in the middle."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 
@@ -45,3 +46,16 @@ def postponed_interruption(said: str | None, postpone: bool = True) -> Iterator[
         yield lambda: pressed
     finally:
         restore()
+
+
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Spawn processes in here. Neither is one left half started, nor does it ever notice Ctrl-C, which reaches the whole group
+    of processes, or SIGTERM, which may: whoever starts it ends it."""
+    # The tracker that spawning needs would be started with the first process, and lets SIGINT through again (Python 3.11).
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # the child keeps it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
