@@ -52,10 +52,14 @@ def postponed_interruption(said: str | None, postpone: bool = True) -> Iterator[
 def starting_processes() -> Iterator[None]:
     """Spawn processes in here. Neither is one left half started, nor does it ever notice Ctrl-C, which reaches the whole group
     of processes, or SIGTERM, which may: whoever starts it ends it."""
-    # The tracker that spawning needs would be started with the first process, and lets SIGINT through again (Python 3.11).
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # the child keeps it
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with postponed_interruption(None) as interrupted:
+        # The tracker that spawning needs would be started with the first process, and lets SIGINT through (Python 3.11).
+        resource_tracker.ensure_running()
+        # For the child, which keeps it. Here it is not enough: another thread may be told of a signal in this one's place.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if interrupted():
+        signal.raise_signal(signal.SIGINT)

@@ -333,7 +333,7 @@ def test_faults_of_a_gpu_are_warned_of_and_in_the_stream_and_the_report(
     report = run.report()
     assert warned == [0, 0, 0, 1, 1, 1]
     assert report["warnings"] == run.warnings
-    assert report["warnings"][0].startswith("GPU fault 1 of 3, the CPU takes over, in 5 s the GPU is opened again: ")
+    assert report["warnings"][0].startswith("GPU fault 1 of 3, the CPU takes over, in 5 s the GPU is tried again: ")
     assert report["gpu"] == {"gpu_faults": 1, "cpu_fallback": 3}
     assert (report["model"], report["runtime"]) == ("hamuco-s", HaMuCoNetworks(bundle).runtime)
     # The subscription may miss the first sets while it connects.

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 import urllib.request
 from collections import defaultdict
@@ -321,6 +322,28 @@ def test_browser_view_is_served_to_this_computer_only_and_ends_with_the_run(
             assert not connects("127.0.0.2", data_port)
         os.kill(link.process_id, signal.SIGKILL)
     wait_until(lambda: not connects("127.0.0.1", web_port) and not connects("127.0.0.1", data_port))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_viewer_that_is_interrupted_while_it_starts_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    link = ViewerLink(RIG, f"ipc://{tmp_path}/hands", "browser")
+
+    def interrupt() -> None:
+        children = Path(f"/proc/{link.process_id}/task/{link.process_id}/children")
+        wait_until(lambda: bool(children.read_text().strip()))  # the web server
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), link:
+        thread.join()  # where it was up sooner
+    thread.join()
+    assert not link.alive
+    with pytest.raises(ProcessLookupError):  # nobody is left in its group
+        os.killpg(link.process_id, 0)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_viewer_keeps_no_usage_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
