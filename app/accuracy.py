@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from hamuco.app.accuracy_tables import LIVE, Run, print_run, save_run
 from hamuco.app.datasets import open_dataset
 from hamuco.app.left_out_tables import FILES as LEFT_OUT_FILES
 from hamuco.app.left_out_tables import print_left_out, save_left_out
+from hamuco.app.offline import check_folder
 from hamuco.app.report import machine_name
 from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Rig
@@ -116,7 +116,7 @@ def bench_accuracy(
         if (sample := next((one for one in dataset if one.hands), None)) is not None:  # else `evaluate` says so
             possible_views(dataset, sample, min(least), options.views, say)
     bundle = None if options.model is None else options.model()
-    _make_folder(options.out)
+    check_folder(options.out)
     observer = LandmarkObserver()
     runtime, trained = observer.runtime, None
     if bundle is not None:
@@ -159,6 +159,7 @@ def bench_accuracy(
 
 def _save(run: Run, out: Path, say: Callable[[str], None]) -> list[str]:
     """All tables, and plots where they can be drawn; names of what was written."""
+    out.mkdir(parents=True, exist_ok=True)
     files: list[str] = []
     if run.evaluations:
         try:
@@ -181,18 +182,6 @@ def _open_recording(path: Path) -> Recorded | Recording:
     recording = Recording.open(path)
     check_cameras(recording)
     return recording
-
-
-def _make_folder(path: Path) -> None:
-    """Before the minutes of work whose results go there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"folder {path} for tables and plots cannot be made ({error.strerror}): choose another with --out"
-        ) from error
-    if not os.access(path, os.W_OK):
-        raise OSError(f"folder {path} for tables and plots may not be written: choose another with --out")
 
 
 def _live_scores(

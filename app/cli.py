@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +23,7 @@ from hamuco.app.training_commands import label, train
 from hamuco.calibration.camera import Camera, Rig
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
+from hamuco.capture.interruption import STOPS
 from hamuco.capture.recording import Recording
 from hamuco.capture.replay import Pace, replay_configs
 from hamuco.capture.source import OpenCVConfig, SourceConfig
@@ -33,12 +36,20 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Live multi-camera 3D hand tracking: calibrated cameras in, metric hands out over ZeroMQ.",
     epilog="Start with: hamuco doctor, then hamuco demo. Every command explains itself with --help.",
 )
 
 # Raw images of two cameras do not fit through one USB 2 bus at 30 frames/s; nearly every camera offers this format.
 _CAMERA_FORMAT = "MJPG"
+
+_ADVICE = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room on that disk",
+    errno.EROFS: "choose a place where you may write",
+    errno.EACCES: "choose one that you may use",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name a folder",
+}
 
 CalibrationOption = Annotated[
     Path | None,
@@ -70,6 +81,21 @@ BrowserOption = Annotated[bool, typer.Option("--browser", help="Like --view, in 
 ViewFileOption = Annotated[
     Path | None, typer.Option("--view-file", help="Like --view, into an .rrd file.", show_default=False)
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hamuco {version('hamuco')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Live multi-camera 3D hand tracking: calibrated cameras in, metric hands out over ZeroMQ."""
 
 
 app.command()(synth)
@@ -252,7 +278,7 @@ def subscribe(
     ] = False,
     every: Annotated[bool, typer.Option("--every", help="Every hand in order, not only the newest.")] = False,
     key: Annotated[Path | None, typer.Option(help="Public key file of the publisher.", show_default=False)] = None,
-    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds of silence.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after so many seconds of silence.")] = None,
 ) -> None:
     """Print the hands that somebody publishes, one line each. Ctrl-C ends it."""
     from hamuco.app.status import hand_json, hand_line
@@ -289,8 +315,10 @@ def main() -> None:
     """Entry point: expected errors become one line and exit code 1, wrong usage exit code 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("hamuco").setLevel(logging.INFO)
-    # A service or a job that is stopped ends as if its user had pressed Ctrl-C: it saves and reports.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Who stops a service or a job, or closes the terminal, is taken for one who presses Ctrl-C: what runs saves and reports.
+    for number in STOPS:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:
@@ -298,8 +326,17 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("HAMUCO_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_said(error)}", err=True)
         sys.exit(1)
+
+
+def _said(error: ValueError | OSError) -> str:
+    """Its own words; of the system's, what it was about and what to do."""
+    if not isinstance(error, OSError) or error.errno is None or error.strerror is None:
+        return str(error)
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    advice = f": {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+    return f"{' -> '.join(names)}{': ' if names else ''}{error.strerror}{advice}"
 
 
 def _with_sources(rig: Rig, cameras: list[str]) -> Rig:
@@ -316,7 +353,7 @@ def _with_sources(rig: Rig, cameras: list[str]) -> Rig:
     sources = {camera.name: camera.source for camera in rig} | dict(zip(rig.names, in_order, strict=False)) | named
     if absent := [name for name, source in sources.items() if source is None]:
         raise typer.BadParameter(
-            f'where is camera {", ".join(absent)}? Say --camera {absent[0]}=DEVICE, or put source = "DEVICE" into the file'
+            f'where is camera {", ".join(absent)}? Put source = "DEVICE" into the file, or say hamuco live --camera {absent[0]}=DEVICE'
         )
     return Rig(tuple(replace(camera, source=sources[camera.name]) for camera in rig))
 

@@ -20,7 +20,17 @@ from hamuco.engine.bundle import HAMUCO_S, load_bundle
 from hamuco.engine.cuda_driver import REBUILD
 from hamuco.engine.model_files import ALL_FILES, ModelFileError, check_model_file, model_folder
 from hamuco.engine.openvino_networks import inference_precision, runtime_name
-from hamuco.engine.plans import CARD, PlanError, Platform, RuntimeName, Wanted, engines_folder, find_plan, read_plan
+from hamuco.engine.plans import (
+    CARD,
+    PlanError,
+    Platform,
+    RuntimeName,
+    Wanted,
+    check_files,
+    engines_folder,
+    find_plan,
+    read_plan,
+)
 from hamuco.engine.quantize import int8_is_exact
 
 _PYTHON = (sys.executable, "-P", "-c")  # -P: nothing from the current folder
@@ -197,15 +207,19 @@ def _engine(here: Platform) -> Finding:
 
 def _all_engines() -> Finding:
     """That were built of the bundle that comes with the package; none of them can run here."""
-    folder, built = engines_folder(load_bundle(HAMUCO_S)), []
-    for path in sorted(folder.glob(f"*/{CARD}")):
+    bundle, built, damaged = load_bundle(HAMUCO_S), [], []
+    for path in sorted(engines_folder(bundle).glob(f"*/{CARD}")):
         try:
-            built.append(str(read_plan(path.parent).card.platform))
+            plan = read_plan(path.parent)
+            check_files(plan, bundle)
+            built.append(f"{plan.card.platform}, {plan.card.precision}, {plan.card.profile}")
         except (PlanError, OSError) as error:
-            built.append(str(error))
-    listed = f"of {HAMUCO_S.name} for other computers: {'; '.join(built)}"
-    detail = listed if built else f"none of {HAMUCO_S.name} built; only NVIDIA GPUs need them: hamuco build --help"
-    return Finding("engines", bool(built), False, detail)
+            damaged.append(str(error))
+    if not built and not damaged:
+        absent = f"none of {bundle.card.name} built; only NVIDIA GPUs need them: hamuco build --help"
+        return Finding("engines", False, False, absent)
+    listed = [f"of {bundle.card.name} for other computers: {'; '.join(built)}"] if built else []
+    return Finding("engines", not damaged, False, "; ".join([*damaged, *listed]))
 
 
 def _optional(package: str, why: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -243,6 +244,7 @@ def latency(
     from hamuco.app.latency import bench_latency, print_rows, save_rows
     from hamuco.training.datasets.recorded import Recorded
 
+    check_folder(out)
     chains: list[Chain] = [CPUChain(bundle)]
     graphs = [tensorrt_chain(bundle, one) for one in runtimes]
     try:
@@ -258,8 +260,11 @@ def latency(
         rows = bench_latency(Recorded(DEMO_CLIP), [*chains, *graphs], sizes, rounds, progress_bar)
     console = Console()
     print_rows(rows, console)
-    files = ", ".join(path.name for path in save_rows(rows, bundle.card.name, out))
-    console.print(f"{bundle.card.name}, {rounds} rounds; saved in {out}: {files}", highlight=False, markup=False)
+    written = [path.name for path in save_rows(rows, bundle.card.name, out)]
+    text = f"{bundle.card.name}, {rounds} rounds; saved in {out}: {', '.join(written)}"
+    if not any(name.endswith(".png") for name in written):
+        text += '. No plot: it needs matplotlib: pip install "hamuco[bench]"'
+    console.print(text, highlight=False, markup=False)
 
 
 @bench.command()
@@ -307,6 +312,19 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise typer.BadParameter(f"--size {text!r} is not WIDTHxHEIGHT, such as 1280x720")
     return int(parts[0]), int(parts[1])
+
+
+def check_folder(path: Path) -> None:
+    """Whether figures and plots can go there, before the minutes of work whose results they are. It is not made yet.
+
+    Raises:
+        OSError: it cannot be made, or may not be written.
+    """
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise OSError(f"folder {path} cannot be made, {there} is a file: choose another with --out")
+    if not os.access(there, os.W_OK):
+        raise OSError(f"folder {there} may not be written: choose another with --out")
 
 
 @contextmanager

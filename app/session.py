@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -74,8 +76,8 @@ def run_session(session: Session) -> None:
         SourceError, EndpointError, ViewerError, ModelFileError, TruthError, BundleError, CudaError, PlanError, EngineError:
             something that was asked for cannot be had.
     """
-    if session.report is not None and not session.report.parent.is_dir():
-        raise ValueError(f"cannot write the report to {session.report}: there is no folder {session.report.parent}")
+    if session.report is not None:
+        _check_place(session.report)
     console = Console(stderr=True, markup=False)  # brackets in names and addresses are themselves
     with ExitStack() as stack:
         model = load_hand_model() if session.bundle is None else session.bundle.hand
@@ -116,7 +118,7 @@ def run_session(session: Session) -> None:
                 report = run.report()
                 print_summary(report, console)
                 if session.report is not None:
-                    session.report.write_text(json.dumps(report, indent=2) + "\n")
+                    _write(report, session.report)
                     console.print(f"report: {session.report}", soft_wrap=True)
         if viewer is not None and where == "browser" and not run.interrupted:
             console.print("the page stays until Ctrl-C")
@@ -125,6 +127,25 @@ def run_session(session: Session) -> None:
                     time.sleep(0.2)
     if len(run.lost_cameras) == len(session.rig):
         raise SourceError("every camera was lost: " + "; ".join(run.lost_cameras.values()))
+
+
+def _check_place(report: Path) -> None:
+    """Before a run that may take hours."""
+    if not report.parent.is_dir():
+        raise ValueError(f"cannot write the report to {report}: there is no folder {report.parent}")
+    if report.is_dir():
+        raise ValueError(f"cannot write the report to {report}: it is a folder, name a file")
+    if not os.access(report if report.exists() else report.parent, os.W_OK):
+        raise ValueError(f"cannot write the report to {report}: choose a place where you may write")
+
+
+def _write(report: dict[str, Any], path: Path) -> None:
+    text = json.dumps(report, indent=2)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        print(text)  # it cannot be made again
+        raise OSError(f"cannot write the report to {path} ({error.strerror}): it is printed instead") from error
 
 
 def _monitor(truth: Truth, model: HandModel, sources: Sequence[SourceConfig]) -> TruthMonitor:

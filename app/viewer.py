@@ -25,6 +25,7 @@ import zmq
 from hamuco.app.view_link import ViewerOptions, ViewNote, decode_note
 from hamuco.app.view_scene import Scene, blueprint
 from hamuco.capture.grabber import SlotReference
+from hamuco.capture.interruption import STOPS
 from hamuco.capture.source import Image
 from hamuco.capture.transport import SharedFrames
 from hamuco.engine.hand_model import load_hand_model
@@ -47,7 +48,7 @@ def run_viewer(options: ViewerOptions, control: Connection) -> None:
     """Body of the viewer's process: says through `control` what became of it, and runs until that closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # one may be waiting; the pipeline decides what follows
     os.setsid()  # one group with the web server, see ViewerLink.close
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # Rerun would keep what is blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *STOPS})  # Rerun would keep what is blocked
     os.nice(10)  # tracking goes first where processor time is short
     cv2.setNumThreads(1)
     recording = rr.RecordingStream("hamuco")

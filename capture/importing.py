@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from hamuco.capture.source import check_size
 from hamuco.capture.video import VideoFile
 
 _CALISCOPE = ("sync_index", "cam_id", "frame_time")
+# Videos often end a little before their times do. Where more of the rows have no image, these are another take's.
+_MOST_BEYOND = 0.1
 
 
 def expand_template(template: str, cameras: Iterable[str]) -> dict[str, Path]:
@@ -92,11 +95,20 @@ def import_recording(
         both = "not both" if fps is not None else "one of them"
         raise RecordingError(f"say when the frames were taken: with --timestamps FILE or --fps RATE, {both}")
 
-    with partial_folder(out) as folder:
+    for name, count in counts.items():
+        beyond = sum(row.frame >= count for row in frames[name])
+        if beyond > _MOST_BEYOND * len(frames[name]):
+            raise RecordingError(
+                f"{beyond} of {len(frames[name])} rows that {timestamps} has of camera {name!r} are of no image: {videos[name]} "
+                f"has {count}. Are they of one take?"
+            )
+    with partial_folder(out) as folder, ExitStack() as undone:
+        undone.callback(shutil.rmtree, folder, ignore_errors=True)  # copies are not worth keeping
         save_rig(rig, folder / "rig.toml")
         write_timestamps(folder / "timestamps.csv", frames)
         for name in rig.names:
             shutil.copyfile(videos[name], folder / f"{name}{videos[name].suffix.lower()}")
+        undone.pop_all()
     return Recording.open(out)
 
 

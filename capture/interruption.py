@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
 
+STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that the `hamuco` command takes for Ctrl-C."""
+
 
 @contextmanager
 def postponed_interruption(said: str | None, postpone: bool = True) -> Iterator[Callable[[], bool]]:
     """Inside, the first Ctrl-C only makes what this gives true. A second one interrupts at once.
 
-    So does SIGTERM where it has a handler, as in the `hamuco` command. Outside the main thread, which alone is told of
+    So do `STOPS` where they have a handler, as in the `hamuco` command. Outside the main thread, which alone is told of
     signals, nothing is postponed.
 
     Args:
@@ -23,7 +26,7 @@ def postponed_interruption(said: str | None, postpone: bool = True) -> Iterator[
         postpone: False interrupts as ever: one of several processes that wait for each other, say.
     """
     pressed = False
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPS)}
     usual = {number: handler for number, handler in usual.items() if callable(handler)}  # others end or ignore it
 
     def press(number: int, frame: FrameType | None) -> None:
@@ -51,12 +54,12 @@ def postponed_interruption(said: str | None, postpone: bool = True) -> Iterator[
 @contextmanager
 def starting_processes() -> Iterator[None]:
     """Spawn processes in here. Neither is one left half started, nor does it ever notice Ctrl-C, which reaches the whole group
-    of processes, or SIGTERM, which may: whoever starts it ends it."""
+    of processes, or `STOPS`, which may: whoever starts it ends it."""
     with postponed_interruption(None) as interrupted:
         # The tracker that spawning needs would be started with the first process, and lets SIGINT through (Python 3.11).
         resource_tracker.ensure_running()
         # For the child, which keeps it. Here it is not enough: another thread may be told of a signal in this one's place.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOPS})
         try:
             yield
         finally:

@@ -141,6 +141,7 @@ def load_driver() -> Driver:
         library = ctypes.CDLL(name)  # also on Windows, whose 64-bit programs know one calling convention
     except OSError as error:
         raise CudaError(
-            f"no NVIDIA driver here ({str(error).splitlines()[0]}): install it ({DRIVERS}), or run on the CPU"
+            f"no NVIDIA driver here ({str(error).splitlines()[0]}): install it ({DRIVERS}). Tracking on the CPU, "
+            "without --runtime, needs none"
         ) from None
     return Driver(library)

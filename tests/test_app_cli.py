@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import rigs
 from capture_footage import SIZE, make_recording
 from command_line import hamuco, one_line
 
+from hamuco.app.cli import _said
 from hamuco.calibration.rig_file import save_rig
 from hamuco.streaming.publisher import Publisher
 
@@ -57,6 +60,26 @@ def test_the_help_of_commands_names_what_can_be_given(command: tuple[str, ...], 
         assert word in result.stdout
 
 
+def test_the_version_is_printed() -> None:
+    result = hamuco("--version")
+    assert (result.returncode, result.stdout) == (0, f"hamuco {version('hamuco')}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("its own words"), "its own words"),
+        (ValueError(28), "28"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: make room on that disk"),
+        (OSError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied: choose one that you may use"),
+        (OSError(errno.ENOSPC, "No space left", "a", None, "b"), "a -> b: No space left: make room on that disk"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a"), "a: No such file or directory"),
+    ],
+)
+def test_what_the_system_says_is_a_sentence(error: ValueError | OSError, said: str) -> None:
+    assert _said(error) == said
+
+
 def test_doctor_finds_what_is_needed() -> None:
     result = hamuco("doctor", "--json")
     assert result.returncode == 0, result.stdout
@@ -92,7 +115,15 @@ def test_live_on_a_recording_without_hands_reports_none(tmp_path: Path) -> None:
         (("live", "--camera", "0", "--calibration", "nothing.toml"), 1, "nothing.toml"),
         (("subscribe", "nonsense"), 1, "expected tcp://HOST:PORT"),
         (("subscribe", "tcp://127.0.0.1:59999", "--timeout", "0.3"), 1, "is `hamuco live` running"),
+        (("subscribe", "--timeout", "-1"), 2, "greater than or equal to 0"),
         (("demo", "nothing-here"), 1, "nothing-here is not a recording"),
+        (("demo", "--report", "."), 1, "cannot write the report to .: it is a folder, name a file"),
+        (("demo", "--report", "absent/r.json"), 1, "cannot write the report to absent/r.json: there is no folder"),
+        (
+            ("bench", "latency", "--out", f"{__file__}/figures"),
+            1,
+            f"figures cannot be made, {__file__} is a file: choose",
+        ),
         (("import", "out", "--calibration", "absent.toml", "--video", "{camera}.mp4", "--fps", "30"), 1, "absent.toml"),
     ],
 )
@@ -115,6 +146,9 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_an_error_before_the_run(tmp_pa
 
 def test_cameras_of_the_rig_must_be_given_and_be_there(tmp_path: Path) -> None:
     save_rig(rigs.ring_rig(2), tmp_path / "rig.toml")
+    none = hamuco("demo", "--calibration", "rig.toml", folder=tmp_path)
+    assert none.returncode == 2
+    assert 'Put source = "DEVICE" into the file, or say hamuco live --camera' in one_line(none.stderr)
     one = hamuco("live", "--camera", "0", "--calibration", "rig.toml", folder=tmp_path)
     assert one.returncode == 2
     assert "1 --camera for a rig of 2" in one_line(one.stderr)

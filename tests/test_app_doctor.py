@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -162,4 +163,9 @@ def test_without_a_gpu_the_doctor_says_what_is_there_and_that_nothing_needs_it(
         finding.good or finding.needed for name, finding in found.items() if name in ("NVIDIA GPU", "tensorrt")
     )
     _write_engines(load_bundle(HAMUCO_S), "NVIDIA Other")
-    assert "for other computers: tensorrt 10.13.0 on NVIDIA Other" in _findings()["engines"].detail
+    assert "for other computers: tensorrt 10.13.0 on NVIDIA Other, fp16, " in _findings()["engines"].detail
+    (engine,) = engines_folder(load_bundle(HAMUCO_S)).glob("*/estimator.engine")
+    engine.write_bytes(engine.read_bytes()[:-1])
+    damaged = _findings()["engines"]
+    assert not damaged.good
+    assert re.search(r"estimator.engine is not the file that was built, .*Build it again: hamuco build", damaged.detail)

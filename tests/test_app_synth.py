@@ -118,7 +118,7 @@ def test_a_place_for_tables_that_cannot_be_is_said_before_anything_is_measured(g
     (tmp_path / "file").write_text("")
     result = hamuco("bench", "accuracy", str(grey), "--out", "file", folder=tmp_path)
     assert result.returncode == 1
-    assert one_line(result.stderr).startswith("error: folder file for tables and plots cannot be made (File exists)")
+    assert one_line(result.stderr).startswith("error: folder file cannot be made, ")
     assert result.stdout == ""
 
 

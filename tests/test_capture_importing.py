@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from capture_footage import make_rig, write_video
+from full_disk import room_for
 
 from hamuco.calibration.formats import import_rig
 from hamuco.capture.importing import expand_template, import_recording
@@ -53,6 +54,22 @@ def test_our_own_timestamps(tmp_path: Path, videos: dict[str, Path]) -> None:
     first = import_recording(tmp_path / "first", RIG, videos, None, fps=25.0)
     second = import_recording(tmp_path / "second", RIG, videos, first.path / "timestamps.csv", None)
     assert second.frames == first.frames
+
+
+def test_times_of_another_take_are_refused(tmp_path: Path, videos: dict[str, Path]) -> None:
+    rows = [f"{k},{camera},{k},{k / 25}" for camera in (0, 1) for k in range(6)]
+    (tmp_path / "board.csv").write_text("\n".join(["sync_index,cam_id,frame_index,frame_time", *rows]) + "\n")
+    with pytest.raises(
+        RecordingError, match=r"^2 of 6 rows that .*board\.csv has of camera 'cam_0' are of no image: .* has 4\."
+    ):
+        import_recording(tmp_path / "out", RIG, videos, tmp_path / "board.csv", None)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_import_that_fails_leaves_nothing(tmp_path: Path, videos: dict[str, Path]) -> None:
+    with pytest.raises(OSError, match="too large"), room_for(videos["cam_1"].stat().st_size - 1):
+        import_recording(tmp_path / "out", RIG, videos, None, fps=25.0)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_unequal_lengths_are_told(tmp_path: Path, videos: dict[str, Path]) -> None:

@@ -39,7 +39,7 @@ def test_without_a_driver_it_is_said_how_to_get_one(monkeypatch: pytest.MonkeyPa
     assert re.match(
         r"no NVIDIA driver here \((libcuda.so.1|nvcuda.dll): cannot open.*\): install it \(Ubuntu: sudo", message
     )
-    assert message.endswith("or run on the CPU")
+    assert message.endswith("Tracking on the CPU, without --runtime, needs none")
     assert "\n" not in message
 
 
