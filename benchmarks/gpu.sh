@@ -12,6 +12,11 @@ out=$(realpath -m "${1:-gpu-results}")
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 command -v nvidia-smi >/dev/null || { echo "no nvidia-smi: this needs an NVIDIA GPU and its driver"; exit 1; }
+"$python" -c "import hamuco" 2>/dev/null || { # on a computer where nothing can be installed, it runs from here
+    link=$(mktemp -d) && trap 'rm -r "$link"' EXIT
+    ln -s "$PWD" "$link/hamuco"
+    export PYTHONPATH="$link${PYTHONPATH:+:$PYTHONPATH}"
+}
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 # what a step has said so far is there if it is killed
 mkdir -p "$out"
 : >"$out/summary.txt"
