@@ -125,6 +125,7 @@ def test_both_rows_and_the_live_one_are_measured_beside_the_default_methods(
         assert words in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_and_measured(checkpoint: Path, clip: Path, tmp_path: Path) -> None:
     made = hamuco("export", str(checkpoint), "mine", "--licence", "CC0", folder=tmp_path)
     assert made.returncode == 0, made.stderr

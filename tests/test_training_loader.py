@@ -224,6 +224,7 @@ def test_a_reader_that_is_killed_is_told(recorded: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_workers_end_quietly(rendered: Path, tmp_path: Path) -> None:
     script = tmp_path / "read.py"
     script.write_text(

@@ -154,6 +154,7 @@ def test_rounds_follow_each_other_and_go_on(crops: CropSet, tmp_path: Path) -> N
     assert not all(torch.equal(value, first.network[name]) for name, value in second.network.items())
 
 
+@pytest.mark.slow
 def test_hands_that_were_rendered_once_are_rendered_once_for_all_rounds(tmp_path: Path) -> None:
     synthetic = {"preset": "plain", "seed": 3, "samples": 4}
     sources = [{"synthetic": synthetic}, {"synthetic": synthetic | {"seed": 4}, "labels": "network"}]
