@@ -15,7 +15,6 @@ from hamuco.app.accuracy_tables import LIVE, Run, print_run, save_run
 from hamuco.app.datasets import open_dataset
 from hamuco.app.left_out_tables import FILES as LEFT_OUT_FILES
 from hamuco.app.left_out_tables import print_left_out, save_left_out
-from hamuco.app.offline import check_folder
 from hamuco.app.report import machine_name
 from hamuco.app.truth_monitor import TruthMonitor
 from hamuco.calibration.camera import Rig
@@ -116,7 +115,6 @@ def bench_accuracy(
         if (sample := next((one for one in dataset if one.hands), None)) is not None:  # else `evaluate` says so
             possible_views(dataset, sample, min(least), options.views, say)
     bundle = None if options.model is None else options.model()
-    check_folder(options.out)
     observer = LandmarkObserver()
     runtime, trained = observer.runtime, None
     if bundle is not None:

@@ -175,6 +175,7 @@ def measure(paths: Sequence[Path], dataset: str | None, options: AccuracyOptions
     """Of `hamuco bench accuracy` and `hamuco evaluate`: recordings, or folders of a data set."""
     from hamuco.app.accuracy import bench_accuracy
 
+    check_folder(options.out)
     recordings = paths if dataset is None else []
     datasets = [] if dataset is None else [(dataset, path) for path in paths]
     with saying_so(f"interrupted: nothing new is in {options.out}"):
